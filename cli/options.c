@@ -24,14 +24,10 @@ static int64_t suffix_factor(const char *suffix) {
     if (suffix[0] == '\0') return 1;
     if (suffix[1] != '\0') return 0;
     switch (suffix[0]) {
-    case 'k':
-        return INT64_C(1) << 10;
-    case 'm':
-        return INT64_C(1) << 20;
-    case 'g':
-        return INT64_C(1) << 30;
-    default:
-        return 0;
+    case 'k': return INT64_C(1) << 10;
+    case 'm': return INT64_C(1) << 20;
+    case 'g': return INT64_C(1) << 30;
+    default: return 0;
     }
 }
 
@@ -82,19 +78,12 @@ static bool parse_list(const option *o, const char *text, int_list *out) {
 
 static bool parse_value(const option *o, const char *text) {
     switch (o->kind) {
-    case OPTION_INT:
-        return parse_int(o, text, o->value);
-    case OPTION_FLOAT:
-        return parse_float(o, text, o->value);
-    case OPTION_CHOICE:
-        return parse_choice(o, text, o->value);
-    case OPTION_LIST:
-        return parse_list(o, text, o->value);
-    case OPTION_TEXT:
-        *(const char **)o->value = text;
-        return true;
-    case OPTION_FLAG:
-        break;
+    case OPTION_INT: return parse_int(o, text, o->value);
+    case OPTION_FLOAT: return parse_float(o, text, o->value);
+    case OPTION_CHOICE: return parse_choice(o, text, o->value);
+    case OPTION_LIST: return parse_list(o, text, o->value);
+    case OPTION_TEXT: *(const char **)o->value = text; return true;
+    case OPTION_FLAG: break;
     }
     return false;
 }
@@ -123,15 +112,9 @@ static void accepted(const option *o, char *text, size_t size) {
 static void print_default(const option *o) {
     const int_list *list = o->value;
     switch (o->kind) {
-    case OPTION_INT:
-        printf(" [%lld]", (long long)*(int64_t *)o->value);
-        break;
-    case OPTION_FLOAT:
-        printf(" [%g]", *(double *)o->value);
-        break;
-    case OPTION_CHOICE:
-        printf(" [%s]", o->choices[*(int *)o->value]);
-        break;
+    case OPTION_INT: printf(" [%lld]", (long long)*(int64_t *)o->value); break;
+    case OPTION_FLOAT: printf(" [%g]", *(double *)o->value); break;
+    case OPTION_CHOICE: printf(" [%s]", o->choices[*(int *)o->value]); break;
     case OPTION_TEXT:
         if (*(const char **)o->value) printf(" [%s]", *(const char **)o->value);
         break;
@@ -141,8 +124,7 @@ static void print_default(const option *o) {
         }
         printf("%s", list->count ? "]" : "");
         break;
-    case OPTION_FLAG:
-        break;
+    case OPTION_FLAG: break;
     }
 }
 
