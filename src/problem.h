@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "convert.h"
 #include "tallow.h"
 
 typedef enum { LAYOUT_DENSE, LAYOUT_PACKED, LAYOUT_PAGED } layout;
@@ -16,6 +17,11 @@ typedef struct {
     int64_t batch_stride, row_stride, head_stride; /* elements */
     int32_t dtype;
 } rows_view;
+
+static inline char *tallow_rows_at(const rows_view *view, int64_t b, int64_t row, int64_t head) {
+    int64_t index = b * view->batch_stride + row * view->row_stride + head * view->head_stride;
+    return view->data + index * (int64_t)tallow_dtype_size(view->dtype);
+}
 
 /* A vector or matrix of 32-bit integers or floats; data is null when absent. */
 typedef struct {

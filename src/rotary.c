@@ -2,8 +2,6 @@
 
 #include <math.h>
 
-#include "convert.h"
-
 /* The bits of 1 / (2 pi) after the binary point, behind 128 zero bits: enough for every finite
  * f32. */
 static const uint64_t inverse_two_pi[] = {
