@@ -5,6 +5,8 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,6 +77,26 @@ void json_string(json *j, const char *key, const char *value) {
 void json_bool(json *j, const char *key, bool value) {
     begin_value(j, key);
     printf(value ? "true" : "false");
+}
+
+bool next_line(const char **text, text_line *line) {
+    if (**text == '\0') return false;
+    size_t length = strcspn(*text, "\n"), name = strcspn(*text, " \n");
+    size_t value = name < length ? name + 1 : length;
+    snprintf(line->name, sizeof line->name, "%.*s", (int)name, *text);
+    snprintf(line->value, sizeof line->value, "%.*s", (int)(length - value), *text + value);
+    *text += length + ((*text)[length] == '\n');
+    return true;
+}
+
+void json_line(json *j, const text_line *line) {
+    char *end;
+    long long integer = strtoll(line->value, &end, 10);
+    if (end != line->value && *end == '\0') {
+        json_integer(j, line->name, integer);
+    } else {
+        json_string(j, line->name, line->value);
+    }
 }
 
 double seconds_now(void) {

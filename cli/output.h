@@ -19,6 +19,17 @@ void json_integer(json *j, const char *key, int64_t value);
 void json_string(json *j, const char *key, const char *value); /* null when null */
 void json_bool(json *j, const char *key, bool value);
 
+/* A "name value" line of the library's descriptions, cut to what fits. */
+typedef struct {
+    char name[64], value[512];
+} text_line;
+
+/* Takes the next line off *text; false at its end. */
+bool next_line(const char **text, text_line *line);
+
+/* The line as a member: a number when the value is an integer, else a string. */
+void json_line(json *j, const text_line *line);
+
 /* "what: done of total" on stderr, only on a terminal and only for work that has lasted a second;
  * cheap enough for inner loops. progress_end wipes the line: call it before printing. */
 void progress(const char *what, int64_t done, int64_t total);
