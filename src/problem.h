@@ -8,10 +8,13 @@
 #include "convert.h"
 #include "tallow.h"
 
+#define TALLOW_MAX_HEAD_DIM     576
+#define TALLOW_MAX_ROTARY_PAIRS 512 /* tallow_rotary takes heads of up to twice as many elements   \
+                                     */
+
 typedef enum { LAYOUT_DENSE, LAYOUT_PACKED, LAYOUT_PAGED } layout;
 
-/* Rows of heads: element (b, row, head, i) is data[b * batch + row * row + head * head + i].
- * Packed: b is 0. Paged: b is the page and row the row in it. */
+/* Rows of heads. Packed: batch_stride is 0. Paged: the batch is the page, the row a row in it. */
 typedef struct {
     char *data;
     int64_t batch_stride, row_stride, head_stride; /* elements */

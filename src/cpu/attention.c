@@ -1,0 +1,606 @@
+/* Attention of one tile, compiled once per instruction set (LEVEL).
+ *
+ * For every block of keys: pack K, S = Q K^T, scale and mask S, fold its row maxima into the
+ * running ones, P = exp2(S - max), pack V, O = O * correction + P V. Scores are kept in units of
+ * log2(e), so that the exponential is a power of two. Products are register-blocked and take their
+ * right operand packed in panels of GEMM_VECS vectors; an element of either operand is a 32-bit
+ * word: a float, or with `dot` a pair of bf16.
+ */
+#include "tile.h"
+#include "rotary.h"
+#include "simd.h"
+
+#define PANEL         (GEMM_VECS * LANES)
+#define LOG2E         1.44269504088896341
+#define LN2           0.693147180559945309
+#define PREFETCH_KEYS 16 /* rows ahead of the one being packed */
+
+#if !HAS_DOT
+#define vf_dot(sum, a, b) ((a) * (b) + (sum))
+#endif
+
+static int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* The thread's matrices, carved from the tile's scratch. Strides are in words. */
+typedef struct {
+    float *q, *s, *p, *o, *k, *v;
+    int64_t q_stride, s_stride, p_stride, o_stride;
+    float *max, *sum, *correction; /* per row; max in log2 units */
+} buffers;
+
+/* One block of keys. */
+typedef struct {
+    int64_t begin, count, columns; /* columns: count rounded up to whole vectors */
+    bool masked;                   /* some row does not see some key */
+    const char **keys, **values;   /* rows of K and V at this key head; PREFETCH_KEYS more behind */
+} block;
+
+/* ---- products ---------------------------------------------------------------------------------
+ */
+
+/* C = C * scale + A B for `rows` x `vecs` vectors, both compile-time constants; scale null: C = A
+ * B. */
+INLINE void product_block(int rows, int vecs, bool dot, const float *a, int64_t a_stride,
+                          const float *b, int64_t depth, float *c, int64_t c_stride,
+                          const float *scale) {
+    vf sum[GEMM_ROWS][GEMM_VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++)
+            sum[r][v] = scale ? vf_load(c + r * c_stride + v * LANES) * scale[r] : vf_set(0);
+    for (int64_t w = 0; w < depth; w++, b += vecs * LANES) {
+        vf right[GEMM_VECS];
+        for (int v = 0; v < vecs; v++) right[v] = vf_load(b + v * LANES);
+        for (int r = 0; r < rows; r++) {
+            vf left = vf_set(a[r * a_stride + w]);
+            for (int v = 0; v < vecs; v++)
+                sum[r][v] = dot ? vf_dot(sum[r][v], left, right[v]) : left * right[v] + sum[r][v];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++) vf_store(c + r * c_stride + v * LANES, sum[r][v]);
+}
+
+#define ROWS_VECS(R, V)                                                                            \
+    case (R)*8 + (V):                                                                              \
+        product_block(R, V, dot, a, a_stride, b, depth, c, c_stride, scale);                       \
+        break;
+#if GEMM_VECS == 4
+#define ROWS(R) ROWS_VECS(R, 1) ROWS_VECS(R, 2) ROWS_VECS(R, 3) ROWS_VECS(R, 4)
+#else
+#define ROWS(R) ROWS_VECS(R, 1) ROWS_VECS(R, 2)
+#endif
+
+INLINE void product_rows(int rows, int vecs, bool dot, const float *a, int64_t a_stride,
+                         const float *b, int64_t depth, float *c, int64_t c_stride,
+                         const float *scale) {
+    switch (rows * 8 + vecs) {
+        ROWS(1)
+        ROWS(2) ROWS(3) ROWS(4)
+#if GEMM_ROWS == 6
+            ROWS(5) ROWS(6)
+#endif
+    }
+}
+
+/* C (rows, columns) = C * scale + A (rows, depth) B, B packed in panels; columns whole vectors. */
+INLINE void product_as(bool dot, int64_t rows, int64_t depth, int64_t columns, const float *a,
+                       int64_t a_stride, const float *b, float *c, int64_t c_stride,
+                       const float *scale) {
+    int64_t blocks = (rows + GEMM_ROWS - 1) / GEMM_ROWS;
+    for (int64_t column = 0; column < columns; column += PANEL) {
+        int vecs = (int)(least(PANEL, columns - column) / LANES);
+        for (int64_t i = 0; i < blocks; i++) { /* even blocks: 8 rows are 4 + 4, not 6 + 2 */
+            int64_t r = rows * i / blocks, end = rows * (i + 1) / blocks;
+            product_rows((int)(end - r), vecs, dot, a + r * a_stride, a_stride, b + column * depth,
+                         depth, c + r * c_stride + column, c_stride, scale ? scale + r : NULL);
+        }
+    }
+}
+
+static void product(bool dot, int64_t rows, int64_t depth, int64_t columns, const float *a,
+                    int64_t a_stride, const float *b, float *c, int64_t c_stride,
+                    const float *scale) {
+    if (HAS_DOT && dot)
+        product_as(true, rows, depth, columns, a, a_stride, b, c, c_stride, scale);
+    else
+        product_as(false, rows, depth, columns, a, a_stride, b, c, c_stride, scale);
+}
+
+/* ---- packing ----------------------------------------------------------------------------------
+ */
+
+/* Where word `depth_index` of column `column` goes in a packed operand. */
+INLINE float *panel_at(float *packed, int64_t depth, int64_t columns, int64_t depth_index,
+                       int64_t column) {
+    int64_t panel = column / PANEL * PANEL, width = least(PANEL, columns - panel);
+    return packed + panel * depth + depth_index * width + (column - panel);
+}
+
+INLINE vf load_words(int32_t dtype, bool dot, const char *row, int64_t word, int64_t words) {
+    int64_t size = dot || dtype == TALLOW_F32 ? 4 : 2, count = words - word;
+    if (!row) return vf_set(0);
+    if (count < LANES) return vf_load_part(dot ? TALLOW_F32 : dtype, row + word * size, count);
+    return vf_load_as(dot ? TALLOW_F32 : dtype, row + word * size);
+}
+
+INLINE void prefetch_row(const char *row, int64_t bytes) {
+    if (row)
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+}
+
+/* K^T: columns are keys, depth the words of a head. */
+INLINE void pack_keys_as(int32_t dtype, bool dot, const block *keys, int64_t words, float *packed) {
+    int64_t row_bytes = words * (dot || dtype == TALLOW_F32 ? 4 : 2);
+    for (int64_t column = 0; column < keys->columns; column += LANES) {
+        for (int64_t l = 0; l < LANES; l++)
+            prefetch_row(keys->keys[column + l + PREFETCH_KEYS], row_bytes);
+        for (int64_t word = 0; word < words; word += LANES) {
+            vf rows[LANES];
+            for (int l = 0; l < LANES; l++)
+                rows[l] = load_words(dtype, dot, keys->keys[column + l], word, words);
+            vf_transpose(rows);
+            float *to = panel_at(packed, words, keys->columns, word, column);
+            int64_t width = least(PANEL, keys->columns - column / PANEL * PANEL);
+            for (int64_t i = 0; i < least(LANES, words - word); i++)
+                vf_store(to + i * width, rows[i]);
+        }
+    }
+}
+
+static void pack_keys(int32_t dtype, bool dot, const block *keys, int64_t head_dim, float *packed) {
+    if (HAS_DOT && dot)
+        pack_keys_as(TALLOW_BF16, true, keys, head_dim / 2, packed);
+    else if (dtype == TALLOW_BF16)
+        pack_keys_as(TALLOW_BF16, false, keys, head_dim, packed);
+    else if (dtype == TALLOW_F16)
+        pack_keys_as(TALLOW_F16, false, keys, head_dim, packed);
+    else
+        pack_keys_as(TALLOW_F32, false, keys, head_dim, packed);
+}
+
+/* V: columns are the head's elements, depth the keys (with dot: pairs of keys). */
+INLINE void pack_values_as(int32_t dtype, const block *keys, int64_t head_dim, float *packed) {
+    int64_t columns = round_up(head_dim, LANES), size = dtype == TALLOW_F32 ? 4 : 2;
+    for (int64_t key = 0; key < keys->count; key++) {
+        prefetch_row(keys->values[key + PREFETCH_KEYS], head_dim * size);
+        for (int64_t column = 0; column < columns; column += LANES)
+            vf_store(panel_at(packed, keys->count, columns, key, column),
+                     load_words(dtype, false, keys->values[key], column, head_dim));
+    }
+}
+
+#if HAS_DOT
+static void pack_value_pairs(const block *keys, int64_t head_dim, float *packed) {
+    static const char zeros[2 * LANES];
+    int64_t columns = round_up(head_dim, LANES), depth = (keys->count + 1) / 2;
+    for (int64_t pair = 0; pair < depth; pair++) {
+        const char *low = keys->values[2 * pair];
+        const char *high = 2 * pair + 1 < keys->count ? keys->values[2 * pair + 1] : NULL;
+        prefetch_row(keys->values[2 * pair + PREFETCH_KEYS], head_dim * 2);
+        prefetch_row(keys->values[2 * pair + PREFETCH_KEYS + 1], head_dim * 2);
+        for (int64_t column = 0; column < columns; column += LANES) {
+            char part[2][2 * LANES] = {{0}};
+            const char *a = low ? low + column * 2 : zeros, *b = high ? high + column * 2 : zeros;
+            if (column + LANES > head_dim) {
+                size_t bytes = (size_t)(head_dim - column) * 2;
+                a = low ? memcpy(part[0], a, bytes) : zeros;
+                b = high ? memcpy(part[1], b, bytes) : zeros;
+            }
+            vf_store(panel_at(packed, depth, columns, pair, column), vf_pair_bf16(a, b));
+        }
+    }
+}
+#endif
+
+static void pack_values(int32_t dtype, bool dot, const block *keys, int64_t head_dim,
+                        float *packed) {
+#if HAS_DOT
+    if (dot) {
+        pack_value_pairs(keys, head_dim, packed);
+        return;
+    }
+#endif
+    (void)dot;
+    if (dtype == TALLOW_BF16)
+        pack_values_as(TALLOW_BF16, keys, head_dim, packed);
+    else if (dtype == TALLOW_F16)
+        pack_values_as(TALLOW_F16, keys, head_dim, packed);
+    else
+        pack_values_as(TALLOW_F32, keys, head_dim, packed);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    int64_t query, head, position; /* position: the query's, in keys */
+} row_id;
+
+static row_id row_of(const tile *t, int64_t r) {
+    int64_t packed = t->row_begin + r, group = t->p->group, query = packed / group;
+    return (row_id){query, t->head_kv * group + packed % group,
+                    query + t->seq.seqlen_k - t->seq.seqlen_q};
+}
+
+static int64_t element_size(int32_t dtype) { return dtype == TALLOW_F32 ? 4 : 2; }
+
+static char *query_row(const tile *t, const rows_view *view, row_id id) {
+    return view->data +
+           (t->b * view->batch_stride + (t->seq.q_start + id.query) * view->row_stride +
+            id.head * view->head_stride) *
+               element_size(view->dtype);
+}
+
+static void rotate_query(const tile *t, row_id id, float *x) {
+    float cosines[TALLOW_MAX_ROTARY_PAIRS], sines[TALLOW_MAX_ROTARY_PAIRS];
+    int64_t position[3];
+    const rotary_view *rotary = &t->p->rotary;
+    int64_t batch = t->p->q_layout == LAYOUT_PACKED ? 0 : t->b;
+    tallow_rotary_positions(&t->p->positions_q, rotary, batch, t->seq.q_start + id.query,
+                            t->seq.append_at + id.query, position);
+    tallow_rotary_token(rotary, t->turns, position, cosines, sines);
+    tallow_rotary_apply(rotary, cosines, sines, x);
+}
+
+/* Q as the left operand: words of the product, rotated and rounded to q's dtype if asked. */
+static void load_queries(const tile *t, const buffers *buf) {
+    const problem *p = t->p;
+    int64_t d = p->head_dim, size = element_size(p->dtype);
+    for (int64_t r = 0; r < t->rows; r++) {
+        row_id id = row_of(t, r);
+        const char *from = query_row(t, &p->q, id);
+        float *to = buf->q + r * buf->q_stride, x[TALLOW_MAX_HEAD_DIM + TILE_LANES];
+        if (!t->plan->dot_bf16 || p->rotary.dim > 0) {
+            for (int64_t i = 0; i < d; i += LANES)
+                vf_store(x + i, load_words(p->dtype, false, from, i, d));
+            if (p->rotary.dim > 0) rotate_query(t, id, x);
+            for (int64_t i = 0; i < d && p->rotary.dim > 0; i += LANES) { /* round once */
+                char rounded[4 * LANES];
+                vf_store_as(p->dtype, rounded, vf_load(x + i));
+                if (t->plan->dot_bf16)
+                    memcpy((char *)to + i * 2, rounded, (size_t)least(LANES, d - i) * 2);
+                vf_store(x + i, vf_load_as(p->dtype, rounded));
+            }
+            if (!t->plan->dot_bf16) memcpy(to, x, (size_t)d * sizeof(float));
+        } else {
+            memcpy(to, from, (size_t)(d * size));
+        }
+    }
+}
+
+/* ---- visibility -------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    int64_t begin, end;
+} interval;
+
+/* Keys that the causal or window mask shows to a query at `position`. */
+static interval window_of(const tile *t, int64_t position) {
+    return (interval){most(0, position - t->p->window_left),
+                      least(t->seq.seqlen_k, position + t->p->window_right + 1)};
+}
+
+/* Prefix range `i` of this sequence, cut to its keys; empty when unused. */
+static interval prefix_range(const tile *t, int64_t i) {
+    const int_view *v = &t->p->prefix_ranges;
+    const int32_t *at = v->data + t->b * v->stride[0] + i * v->stride[1];
+    return (interval){most(0, at[0]), least(t->seq.seqlen_k, at[v->stride[2]])};
+}
+
+/* prefix_range as it stands for queries: uncut, since a query's position may lie beyond any bound.
+ */
+static bool in_prefix_range(const tile *t, int64_t i, int64_t position) {
+    const int_view *v = &t->p->prefix_ranges;
+    const int32_t *at = v->data + t->b * v->stride[0] + i * v->stride[1];
+    return at[0] <= position && position < at[v->stride[2]];
+}
+
+static bool visible(const tile *t, int64_t position, int64_t key) {
+    interval w = window_of(t, position);
+    if (w.begin <= key && key < w.end) return true;
+    for (int64_t i = 0; i < t->p->max_ranges; i++) {
+        interval range = prefix_range(t, i);
+        if (range.begin <= key && key < range.end && in_prefix_range(t, i, position)) return true;
+    }
+    return false;
+}
+
+/* Whether some query of the tile may see a key of [begin, end), and whether all see all. */
+static bool block_visible(const tile *t, int64_t begin, int64_t end, bool *all) {
+    int64_t first = row_of(t, 0).position, last = row_of(t, t->rows - 1).position;
+    interval low = window_of(t, first), high = window_of(t, last);
+    *all = high.begin <= begin && end <= low.end;
+    if (most(begin, low.begin) < least(end, high.end)) return true;
+    for (int64_t i = 0; i < t->p->max_ranges; i++) {
+        interval range = prefix_range(t, i);
+        if (most(begin, range.begin) >= least(end, range.end)) continue;
+        for (int64_t position = first; position <= last; position++)
+            if (in_prefix_range(t, i, position)) return true;
+    }
+    return false;
+}
+
+/* The keys from the first to the last that some query of the tile may see. */
+static interval tile_keys(const tile *t) {
+    interval keys = {window_of(t, row_of(t, 0).position).begin,
+                     window_of(t, row_of(t, t->rows - 1).position).end};
+    for (int64_t i = 0; i < t->p->max_ranges; i++) {
+        interval range = prefix_range(t, i);
+        if (range.begin >= range.end) continue;
+        bool empty = keys.begin >= keys.end;
+        keys.begin = empty ? range.begin : least(keys.begin, range.begin);
+        keys.end = empty ? range.end : most(keys.end, range.end);
+    }
+    return (interval){most(keys.begin, t->key_begin), least(keys.end, t->key_end)};
+}
+
+/* ---- softmax ----------------------------------------------------------------------------------
+ */
+
+INLINE vi lanes_within(vi lane, int64_t begin, int64_t end) {
+    int32_t from = (int32_t)most(least(begin, INT32_MAX), 0);
+    int32_t to = (int32_t)most(least(end, INT32_MAX), 0);
+    return (lane >= from) & (lane < to);
+}
+
+/* Which of the block's columns [column, column + LANES) the row sees. */
+INLINE vi visible_lanes(const tile *t, const block *keys, int64_t position, interval window,
+                        int64_t column) {
+    vi lane = vi_iota() + (int32_t)column;
+    vi seen = lanes_within(lane, window.begin - keys->begin, window.end - keys->begin);
+    for (int64_t i = 0; i < t->p->max_ranges; i++)
+        if (in_prefix_range(t, i, position)) {
+            interval range = prefix_range(t, i);
+            seen |= lanes_within(lane, range.begin - keys->begin, range.end - keys->begin);
+        }
+    return seen & (lane < (int32_t)keys->count);
+}
+
+/* |position - key| of the block's columns, times -slope. */
+INLINE vf alibi_bias(const block *keys, int64_t position, int64_t column, float slope) {
+    vi distance = vi_iota() + (int32_t)(keys->begin + column - position);
+    vf gap = __builtin_convertvector(distance, vf);
+    return vf_max(gap, -gap) * -slope;
+}
+
+/* A row of products becomes a row of scores, in log2 units; returns the largest. */
+static float score_row(const tile *t, const block *keys, row_id id, float *s) {
+    const problem *p = t->p;
+    vf largest = vf_set(-INFINITY);
+    if (p->softcap == 0 && !p->alibi_slopes.data && !keys->masked && keys->count == keys->columns) {
+        float scale = (float)(p->softmax_scale * LOG2E);
+        for (int64_t c = 0; c < keys->columns; c += LANES) {
+            vf x = vf_load(s + c) * scale;
+            vf_store(s + c, x);
+            largest = vf_max(largest, x);
+        }
+        return vf_largest(largest);
+    }
+    interval window = window_of(t, id.position);
+    const float_view *slopes = &p->alibi_slopes;
+    float slope = 0;
+    if (slopes->data) slope = slopes->data[t->b * slopes->stride[0] + id.head * slopes->stride[1]];
+    for (int64_t c = 0; c < keys->columns; c += LANES) {
+        vf x = vf_load(s + c) * p->softmax_scale;
+        if (p->softcap > 0) x = p->softcap * vf_tanh(x / p->softcap);
+        if (slopes->data) x += alibi_bias(keys, id.position, c, slope);
+        x = vf_select(visible_lanes(t, keys, id.position, window, c), x * (float)LOG2E,
+                      vf_set(-INFINITY));
+        vf_store(s + c, x);
+        largest = vf_max(largest, x);
+    }
+    return vf_largest(largest);
+}
+
+static uint32_t high_product(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
+
+/* Philox4x32-10 (Salmon et al.): four words from a counter and a key. */
+static void philox(uint32_t counter[4], uint32_t key0, uint32_t key1) {
+    const uint32_t m0 = 0xD2511F53u, m1 = 0xCD9E8D57u;
+    for (int round = 0; round < 10; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
+        uint32_t c0 = counter[0], c2 = counter[2];
+        counter[0] = high_product(m1, c2) ^ counter[1] ^ key0;
+        counter[2] = high_product(m0, c0) ^ counter[3] ^ key1;
+        counter[1] = m1 * c2;
+        counter[3] = m0 * c0;
+    }
+}
+
+static void drop_row(const tile *t, const block *keys, row_id id, float *weights) {
+    const problem *p = t->p;
+    uint64_t threshold = (uint64_t)ceil(p->dropout_p * 0x1p32);
+    float kept = (float)(1 / (1 - p->dropout_p));
+    uint32_t word[4] = {0};
+    for (int64_t c = 0; c < keys->count; c++) {
+        int64_t key = keys->begin + c;
+        if (c == 0 || key % 4 == 0) {
+            word[0] = (uint32_t)(key / 4);
+            word[1] = (uint32_t)id.query;
+            word[2] = (uint32_t)(t->b * p->heads + id.head);
+            word[3] = (uint32_t)p->dropout_offset;
+            philox(word, (uint32_t)p->dropout_seed,
+                   (uint32_t)(p->dropout_seed >> 32) ^ (uint32_t)(p->dropout_offset >> 32));
+        }
+        weights[c] = word[key % 4] >= threshold ? weights[c] * kept : 0;
+    }
+}
+
+/* S becomes P, the running maxima and sums take the block in, and `correction` is what O must be
+ * multiplied by. */
+static void softmax(const tile *t, const buffers *buf, const block *keys) {
+    for (int64_t r = 0; r < t->rows; r++) {
+        row_id id = row_of(t, r);
+        float *s = buf->s + r * buf->s_stride, largest = score_row(t, keys, id, s);
+        float old = buf->max[r], new = old > largest ? old : largest;
+        float reference = new == -INFINITY ? 0 : new; /* no key seen yet: exp2(-inf - 0) is 0 */
+        float correction = vf_exp2(vf_set(old - reference))[0];
+        vf sum = vf_set(0);
+        for (int64_t c = 0; c < keys->columns; c += LANES) {
+            vf weight = vf_exp2(vf_load(s + c) - reference);
+            sum += weight;
+            vf_store(s + c, weight);
+        }
+        buf->max[r] = new;
+        buf->sum[r] = buf->sum[r] * correction + vf_sum(sum);
+        buf->correction[r] = correction;
+        if (t->p->dropout_p > 0) drop_row(t, keys, id, s);
+        if (t->plan->dot_bf16)
+            for (int64_t c = 0; c < keys->columns; c += LANES)
+                vf_store_bf16((char *)(buf->p + r * buf->p_stride) + c * 2, vf_load(s + c));
+    }
+}
+
+/* ---- values -----------------------------------------------------------------------------------
+ */
+
+static bool finite_row(int32_t dtype, const char *row, int64_t count) {
+    vf zero = vf_set(0);
+    for (int64_t i = 0; i < count; i += LANES)
+        zero += load_words(dtype, false, row, i, count) * 0.0f;
+    return vf_sum(zero) == 0;
+}
+
+/* O += P[:, column] V[key] for the rows that see the key: the others hold a weight of 0, and 0
+ * times inf or NaN would leak. */
+static void add_value(const tile *t, const buffers *buf, const block *keys, int64_t column,
+                      const char *value) {
+    const problem *p = t->p;
+    for (int64_t r = 0; r < t->rows; r++) {
+        if (!visible(t, row_of(t, r).position, keys->begin + column)) continue;
+        float weight = buf->s[r * buf->s_stride + column], *o = buf->o + r * buf->o_stride;
+        for (int64_t i = 0; i < p->head_dim_v; i += LANES)
+            vf_store(o + i, vf_load(o + i) +
+                                weight * load_words(p->dtype, false, value, i, p->head_dim_v));
+    }
+}
+
+static void accumulate(const tile *t, const buffers *buf, block *keys) {
+    const problem *p = t->p;
+    bool dot = t->plan->dot_bf16;
+    const char *apart[TILE_KEYS]; /* rows with inf or NaN that some query must not see */
+    int64_t parted = 0;
+    if (keys->masked)
+        for (int64_t c = 0; c < keys->count; c++) {
+            apart[c] = NULL;
+            if (finite_row(p->dtype, keys->values[c], p->head_dim_v)) continue;
+            apart[c] = keys->values[c];
+            keys->values[c] = NULL;
+            parted++;
+        }
+    pack_values(p->dtype, dot, keys, p->head_dim_v, buf->v);
+    product(dot, t->rows, dot ? (keys->count + 1) / 2 : keys->count, round_up(p->head_dim_v, LANES),
+            dot ? buf->p : buf->s, dot ? buf->p_stride : buf->s_stride, buf->v, buf->o,
+            buf->o_stride, buf->correction);
+    for (int64_t c = 0; parted > 0 && c < keys->count; c++)
+        if (apart[c]) add_value(t, buf, keys, c, apart[c]);
+}
+
+/* ---- the tile ---------------------------------------------------------------------------------
+ */
+
+static float *carve(char **scratch, int64_t words) {
+    float *at = (float *)(void *)*scratch;
+    *scratch += round_up(words * (int64_t)sizeof(float), TILE_ALIGN);
+    return at;
+}
+
+static buffers carve_buffers(const tile *t) {
+    const problem *p = t->p;
+    bool dot = t->plan->dot_bf16;
+    int64_t rows = t->plan->block_rows, keys = t->plan->block_keys;
+    char *at = t->scratch;
+    buffers b;
+    b.q_stride = dot ? p->head_dim / 2 : p->head_dim;
+    b.s_stride = keys;
+    b.p_stride = keys / 2;
+    b.o_stride = round_up(p->head_dim_v, TILE_LANES);
+    b.q = carve(&at, rows * b.q_stride);
+    b.s = carve(&at, rows * b.s_stride);
+    b.p = carve(&at, dot ? rows * b.p_stride : 0);
+    b.o = carve(&at, rows * b.o_stride);
+    b.k = carve(&at, keys * b.q_stride);
+    b.v = carve(&at, (dot ? keys / 2 : keys) * b.o_stride);
+    b.max = carve(&at, rows);
+    b.sum = carve(&at, rows);
+    b.correction = carve(&at, rows);
+    return b;
+}
+
+/* Normalises row r and writes it, with its lse, to the output or the partial results. */
+static void finish_row(const tile *t, const buffers *buf, int64_t r) {
+    const problem *p = t->p;
+    row_id id = row_of(t, r);
+    double max = buf->max[r], sum = buf->sum[r], weight = 1;
+    if (p->sinks.data && !t->partial && max > -INFINITY) {
+        double sink = p->sinks.data[id.head * p->sinks.stride[0]] * LOG2E, top = fmax(max, sink);
+        weight = exp2(max - top);
+        sum = sum * weight + exp2(sink - top);
+        max = top;
+    }
+    bool empty = max == -INFINITY;
+    float inverse = empty ? 0 : (float)(weight / sum);
+    float lse = empty ? -INFINITY : (float)((max + log2(sum)) * LN2);
+    float *o = buf->o + r * buf->o_stride;
+    float *partial = t->partial ? t->partial + r * t->partial_stride : NULL;
+    char *out = partial ? (char *)partial : query_row(t, &p->out, id);
+    int32_t dtype = partial ? TALLOW_F32 : p->out_dtype;
+    for (int64_t i = 0; i < p->head_dim_v; i += LANES) {
+        vf x = vf_load(o + i) * inverse;
+        char *to = out + i * element_size(dtype);
+        if (i + LANES <= p->head_dim_v)
+            vf_store_as(dtype, to, x);
+        else
+            vf_store_part(dtype, to, x, p->head_dim_v - i);
+    }
+    if (partial)
+        partial[p->head_dim_v] = lse;
+    else if (p->lse)
+        p->lse[t->b * p->lse_batch_stride + id.head * p->lse_head_stride + t->seq.q_start +
+               id.query] = lse;
+}
+
+/* Looks up the rows of the block's keys, and of those to prefetch. */
+static void find_rows(const tile *t, block *keys, int64_t end) {
+    const problem *p = t->p;
+    int64_t k_head = t->head_kv * p->k.head_stride * element_size(p->dtype);
+    int64_t v_head = t->head_kv * p->v.head_stride * element_size(p->dtype);
+    for (int64_t c = 0; c < keys->columns + PREFETCH_KEYS; c++) {
+        bool there = c < keys->count || (keys->begin + c < end && c >= keys->columns);
+        keys->keys[c] =
+            there ? tallow_key_row(p, &p->k, &t->seq, t->b, keys->begin + c) + k_head : NULL;
+        keys->values[c] =
+            there ? tallow_key_row(p, &p->v, &t->seq, t->b, keys->begin + c) + v_head : NULL;
+    }
+}
+
+void CONCAT(tallow_tile_, LEVEL)(const tile *t) {
+    const problem *p = t->p;
+    bool dot = t->plan->dot_bf16;
+    buffers buf = carve_buffers(t);
+    const char *key_rows[TILE_KEYS + PREFETCH_KEYS], *value_rows[TILE_KEYS + PREFETCH_KEYS];
+    for (int64_t r = 0; r < t->rows; r++) {
+        buf.max[r] = -INFINITY;
+        buf.sum[r] = 0;
+    }
+    memset(buf.o, 0, (size_t)(t->rows * buf.o_stride) * sizeof(float));
+    load_queries(t, &buf);
+
+    interval range = tile_keys(t);
+    for (int64_t begin = range.begin; begin < range.end; begin += t->plan->block_keys) {
+        int64_t count = least(t->plan->block_keys, range.end - begin);
+        block keys = {begin, count, round_up(count, LANES), false, key_rows, value_rows};
+        bool all;
+        if (!block_visible(t, begin, begin + count, &all)) continue;
+        keys.masked = !all;
+        find_rows(t, &keys, range.end);
+        pack_keys(p->dtype, dot, &keys, p->head_dim, buf.k);
+        product(dot, t->rows, buf.q_stride, keys.columns, buf.q, buf.q_stride, buf.k, buf.s,
+                buf.s_stride, NULL);
+        softmax(t, &buf, &keys);
+        accumulate(t, &buf, &keys);
+    }
+    for (int64_t r = 0; r < t->rows; r++) finish_row(t, &buf, r);
+}
