@@ -4,8 +4,6 @@
 #include "cpu_features.h"
 #include "rotary.h"
 
-enum { MAX_HEAD_DIM = 1024 }; /* checked by problem.c */
-
 /* The sequence that owns row `row` of a packed tensor: the last one that starts at or before it. */
 static int64_t sequence_of_row(const rotary_problem *p, int64_t row) {
     int64_t first = 0, last = p->batch - 1;
@@ -29,7 +27,8 @@ static int64_t implicit_position(const rotary_problem *p, int64_t b, int64_t row
 
 /* All heads of one token. Elements beyond the rotary dimension are moved as they are. */
 static void rotate_token(const rotary_problem *p, const uint64_t *turns, int64_t b, int64_t row) {
-    float cos[MAX_HEAD_DIM / 2], sin[MAX_HEAD_DIM / 2], x[MAX_HEAD_DIM];
+    float cos[TALLOW_MAX_ROTARY_PAIRS], sin[TALLOW_MAX_ROTARY_PAIRS],
+        x[2 * TALLOW_MAX_ROTARY_PAIRS];
     int64_t dim = p->rotary.dim, position[3];
     size_t size = tallow_dtype_size(p->dtype);
     int64_t implicit = p->positions.data ? 0 : implicit_position(p, b, row);
@@ -49,7 +48,7 @@ static void rotate_token(const rotary_problem *p, const uint64_t *turns, int64_t
 
 /* Packed rows that belong to no sequence are left alone. */
 tallow_status tallow_cpu_rotary(const rotary_problem *p) {
-    uint64_t turns[MAX_HEAD_DIM / 2];
+    uint64_t turns[TALLOW_MAX_ROTARY_PAIRS];
     tallow_rotary_turns(&p->rotary, turns);
     int64_t first = 0, last = p->batch * p->rows;
     if (p->x_layout == LAYOUT_PACKED) {
