@@ -55,15 +55,11 @@ static inline uint16_t tallow_f32_to_bf16(float value) {
 static inline size_t tallow_dtype_size(int32_t dtype) {
     switch (dtype) {
     case TALLOW_F16:
-    case TALLOW_BF16:
-        return 2;
+    case TALLOW_BF16: return 2;
     case TALLOW_F32:
-    case TALLOW_I32:
-        return 4;
-    case TALLOW_I64:
-        return 8;
-    default:
-        return 0;
+    case TALLOW_I32: return 4;
+    case TALLOW_I64: return 8;
+    default: return 0;
     }
 }
 
