@@ -3,16 +3,11 @@
 #include "commands.h"
 #include "shape.h"
 
-static void print_json(const shape *s, const char *text) {
+static void print_json(const char *text) {
     json j = {0};
     text_line line;
     json_open(&j, NULL, '{');
-    json_open(&j, "call", '{');
-    shape_json(s, &j);
-    json_close(&j, '}');
-    json_open(&j, "plan", '{');
     while (next_line(&text, &line)) json_line(&j, &line);
-    json_close(&j, '}');
     json_close(&j, '}');
 }
 
@@ -36,9 +31,8 @@ int plan_main(int argc, char **argv) {
         return command_failed(argv[0]);
     }
     if (as_json) {
-        print_json(&s, text);
+        print_json(text);
     } else {
-        shape_print(&s);
         fputs(text, stdout);
     }
     return EXIT_DONE;

@@ -5,20 +5,15 @@
 
 #include "commands.h"
 
-#define DEVICES                                                                                    \
-    { "cpu" }
-#define DTYPES                                                                                     \
-    { "bf16", "f16", "f32" }
-#define MASKS                                                                                      \
-    { "none", "causal", "window" }
-#define PRECISIONS                                                                                 \
-    { "default", "fast", "high" }
+#define DEVICES    "cpu"
+#define DTYPES     "bf16", "f16", "f32"
+#define MASKS      "none", "causal", "window"
+#define PRECISIONS "default", "fast", "high"
 
-static const char *const DEVICE_NAMES[] = DEVICES, *const DTYPE_NAMES[] = DTYPES,
-                         *const MASK_NAMES[] = MASKS, *const PRECISION_NAMES[] = PRECISIONS;
+static const char *const DEVICE_NAMES[] = {DEVICES}, *const DTYPE_NAMES[] = {DTYPES},
+                         *const MASK_NAMES[] = {MASKS}, *const PRECISION_NAMES[] = {PRECISIONS};
 static const tallow_dtype DTYPE_VALUES[] = {TALLOW_BF16, TALLOW_F16, TALLOW_F32};
 
-/* The tensors' element counts stay far below 2^63 within these. */
 #define MAX_SEQLEN 2147483647.0
 #define MAX_HEADS  65536.0
 
@@ -31,8 +26,8 @@ void shape_options(shape *s, option *options) {
                  .head_dim = 128,
                  .window_left = -1};
     const option all[SHAPE_OPTIONS] = {
-        {"--device", OPTION_CHOICE, &s->device, "where it runs", .choices = DEVICES},
-        {"--dtype", OPTION_CHOICE, &s->dtype, "of q, k, v and out", .choices = DTYPES},
+        {"--device", OPTION_CHOICE, &s->device, "where it runs", .choices = {DEVICES}},
+        {"--dtype", OPTION_CHOICE, &s->dtype, "of q, k, v and out", .choices = {DTYPES}},
         {"--batch", OPTION_INT, &s->batch, "sequences", 1, MAX_HEADS},
         {"--seqlen", OPTION_INT, &s->seqlen, "query rows of a sequence", 1, MAX_SEQLEN},
         {"--seqlen-k", OPTION_INT, &s->seqlen_k, "keys of a sequence; 0: as --seqlen", 0,
@@ -41,14 +36,14 @@ void shape_options(shape *s, option *options) {
         {"--heads-kv", OPTION_INT, &s->heads_kv, "key heads; divides --heads", 1, MAX_HEADS},
         {"--head-dim", OPTION_INT, &s->head_dim, "of q and k", 1, 1024},
         {"--head-dim-v", OPTION_INT, &s->head_dim_v, "of v; 0: as --head-dim", 0, 1024},
-        {"--mask", OPTION_CHOICE, &s->mask, "keys that a query sees", .choices = MASKS},
+        {"--mask", OPTION_CHOICE, &s->mask, "keys that a query sees", .choices = {MASKS}},
         {"--window-left", OPTION_INT, &s->window_left, "keys before the query; -1: all", -1,
          MAX_SEQLEN},
         {"--window-right", OPTION_INT, &s->window_right, "keys after the query; -1: all", -1,
          MAX_SEQLEN},
         {"--softcap", OPTION_FLOAT, &s->softcap, "softcap * tanh(score / softcap); 0: off", 0, 1e9},
         {"--precision", OPTION_CHOICE, &s->precision, "of the products with v",
-         .choices = PRECISIONS},
+         .choices = {PRECISIONS}},
         {"--splits", OPTION_INT, &s->splits, "parts of the keys; 0: chosen, 1: off", 0, MAX_SEQLEN},
         {"--threads", OPTION_INT, &s->threads, "CPU threads; 0: all", 0, 4096},
     };

@@ -6,7 +6,7 @@ cmake_path(GET CMAKE_CURRENT_LIST_DIR PARENT_PATH root)
 
 set(ranks
   "0 include/tallow"
-  "1 src/(error|cpu_features|cuda_driver|convert)"
+  "1 src/(error|check|cpu_features|cuda_driver|convert)"
   "2 src/(problem|rotary)"
   "3 src/plan"
   "4 (src/cpu|kernels)/.*"
