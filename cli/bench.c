@@ -20,13 +20,19 @@ typedef struct {
     void *q, *out, *workspace;
     char *kv;
     size_t k_bytes, kv_bytes;
-    int copies;
+    int copies, turn;
+    byte_range *ranges; /* room for what peak_read takes */
 } buffers;
 
 typedef struct {
-    double seconds[MOST_REPEATS], peak[MOST_REPEATS], read_seconds[MOST_REPEATS];
-    int repeats;
+    double value[MOST_REPEATS];
+    int count;
 } samples;
+
+/* Runs of the call, and samples of the yardsticks taken between them. */
+typedef struct {
+    samples seconds, peak, read_seconds;
+} measurement;
 
 /* What a run costs, from its shape. */
 typedef struct {
@@ -47,9 +53,14 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static size_t element_size(const tallow_tensor *t) { return t->dtype == TALLOW_F32 ? 4 : 2; }
 
-static size_t tensor_bytes(const tallow_tensor *t) {
-    return (size_t)(t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3]) * element_size(t);
+/* In floating point: flags can ask for more than any integer counts. */
+static double bytes_wanted(const tallow_tensor *t) {
+    double elements = 1;
+    for (int i = 0; i < 4; i++) elements *= (double)t->shape[i];
+    return elements * (double)element_size(t);
 }
+
+static size_t tensor_bytes(const tallow_tensor *t) { return (size_t)bytes_wanted(t); }
 
 /* (query, key) pairs that are computed; by convention a causal square counts as exactly half. */
 static double visible_pairs(const shape *s) {
@@ -74,8 +85,8 @@ static cost call_cost(const shape *s, const tallow_attention_params *p) {
         c.first_key = larger(0, s->seqlen_k - s->seqlen - s->window_left);
     }
     double share = (double)(s->seqlen_k - c.first_key) / (double)s->seqlen_k;
-    c.kv_bytes = share * (double)(tensor_bytes(&p->k) + tensor_bytes(&p->v));
-    c.bytes = c.kv_bytes + (double)(tensor_bytes(&p->q) + tensor_bytes(&p->out));
+    c.kv_bytes = share * (bytes_wanted(&p->k) + bytes_wanted(&p->v));
+    c.bytes = c.kv_bytes + bytes_wanted(&p->q) + bytes_wanted(&p->out);
     return c;
 }
 
@@ -136,10 +147,12 @@ static void free_buffers(buffers *b) {
     free(b->out);
     free(b->workspace);
     free(b->kv);
+    free(b->ranges);
 }
 
 /* Allocates and fills; false when memory ran out. */
 static bool make_buffers(buffers *b, tallow_attention_params *p, size_t workspace, int threads) {
+    if (bytes_wanted(&p->q) + bytes_wanted(&p->k) + bytes_wanted(&p->v) > 1e14) return false;
     size_t q_bytes = tensor_bytes(&p->q), v_bytes = tensor_bytes(&p->v);
     b->k_bytes = (tensor_bytes(&p->k) + 255) / 256 * 256;
     b->kv_bytes = b->k_bytes + (v_bytes + 255) / 256 * 256;
@@ -148,7 +161,8 @@ static bool make_buffers(buffers *b, tallow_attention_params *p, size_t workspac
     b->out = allocate(tensor_bytes(&p->out));
     b->workspace = allocate(workspace);
     b->kv = allocate(b->kv_bytes * (size_t)b->copies);
-    if (!b->q || !b->out || !b->workspace || !b->kv) return false;
+    b->ranges = calloc((size_t)(2 * p->k.shape[0]), sizeof *b->ranges);
+    if (!b->q || !b->out || !b->workspace || !b->kv || !b->ranges) return false;
     fill_normal(b->q, q_bytes, p->q.dtype, 1);
     fill_normal(b->kv, b->kv_bytes, p->k.dtype, 2);
     for (int i = 1; i < b->copies; i++) {
@@ -161,8 +175,8 @@ static bool make_buffers(buffers *b, tallow_attention_params *p, size_t workspac
     return true;
 }
 
-static void use_copy(const buffers *b, tallow_attention_params *p, int turn) {
-    char *copy = b->kv + (size_t)(turn % b->copies) * b->kv_bytes;
+static void use_next_copy(buffers *b, tallow_attention_params *p) {
+    char *copy = b->kv + (size_t)(b->turn++ % b->copies) * b->kv_bytes;
     p->k.data = copy;
     p->v.data = copy + b->k_bytes;
 }
@@ -184,24 +198,36 @@ static double read_seconds(const tallow_attention_params *p, const cost *c, byte
     return peak_read(ranges, count, threads);
 }
 
-/* Runs the call for `seconds`, a sample of each peak before every run. */
-static tallow_status measure(samples *out, tallow_attention_params *p, const buffers *b,
-                             const cost *c, byte_range *ranges, double seconds, int threads) {
-    int turn = 0;
-    use_copy(b, p, turn++);
+static void add_sample(samples *s, double value) {
+    if (s->count < MOST_REPEATS) s->value[s->count++] = value;
+}
+
+/* Samples the yardsticks for about `seconds`. */
+static void measure_peaks(measurement *m, tallow_attention_params *p, buffers *b, const cost *c,
+                          int threads, double seconds) {
+    double begin = seconds_now();
+    do {
+        add_sample(&m->peak, p->q.dtype == TALLOW_BF16 ? peak_bf16(threads) : peak_f32(threads));
+        use_next_copy(b, p);
+        add_sample(&m->read_seconds, read_seconds(p, c, b->ranges, threads));
+    } while (seconds_now() - begin < seconds);
+}
+
+/* Runs the call for `seconds`; the yardsticks get a tenth of the time, spread evenly. */
+static tallow_status measure(measurement *m, tallow_attention_params *p, buffers *b, const cost *c,
+                             int threads, double seconds) {
+    use_next_copy(b, p);
     tallow_status status = tallow_attention(p, sizeof *p); /* warms the code, touches q and out */
-    double begin = seconds_now(), now = begin;
-    while (!status && out->repeats < MOST_REPEATS &&
-           (out->repeats < FEWEST_REPEATS || now - begin < seconds)) {
-        int n = out->repeats++;
-        out->peak[n] = p->q.dtype == TALLOW_BF16 ? peak_bf16(threads) : peak_f32(threads);
-        use_copy(b, p, turn++);
-        out->read_seconds[n] = read_seconds(p, c, ranges, threads);
-        use_copy(b, p, turn++);
+    double begin = seconds_now(), now = begin, last = 0;
+    while (!status && m->seconds.count < MOST_REPEATS &&
+           (m->seconds.count < FEWEST_REPEATS || now - begin < seconds)) {
+        measure_peaks(m, p, b, c, threads, last / 10);
+        use_next_copy(b, p);
         double start = seconds_now();
         status = tallow_attention(p, sizeof *p);
         now = seconds_now();
-        out->seconds[n] = now - start;
+        last = now - start;
+        add_sample(&m->seconds, last);
         progress("bench, seconds", (int64_t)(now - begin), (int64_t)seconds);
     }
     progress_end();
@@ -213,18 +239,18 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return (values[(count - 1) / 2] + values[count / 2]) / 2;
+static double median(samples *s) {
+    qsort(s->value, (size_t)s->count, sizeof *s->value, ascending);
+    return (s->value[(s->count - 1) / 2] + s->value[s->count / 2]) / 2;
 }
 
-static void summarise(report *r, samples *all, const cost *c) {
-    double read = median(all->read_seconds, all->repeats);
-    r->repeats = all->repeats;
-    r->seconds = median(all->seconds, all->repeats);
+static void summarise(report *r, measurement *m, const cost *c) {
+    double read = median(&m->read_seconds);
+    r->repeats = m->seconds.count;
+    r->seconds = median(&m->seconds);
     r->gflops = c->flops / r->seconds * 1e-9;
     r->gbytes = c->bytes / r->seconds * 1e-9;
-    r->peak_gflops = median(all->peak, all->repeats) * 1e-9;
+    r->peak_gflops = median(&m->peak) * 1e-9;
     r->read_gbytes = c->kv_bytes / read * 1e-9;
     r->of_peak = r->gflops / r->peak_gflops;
     r->of_read = read / r->seconds;
@@ -257,8 +283,8 @@ static void print_text(const shape *s, const report *r) {
     printf("  time        %.4g ms\n", 1e3 * r->seconds);
     printf("  arithmetic  %.4g GFLOP/s, %.1f %% of the %s peak of %.4g\n", r->gflops,
            100 * r->of_peak, r->bf16_peak ? "bf16" : "f32", r->peak_gflops);
-    printf("  memory      %.4g GB/s; the run takes %.4g times as long as reading K and V at %.4g\n",
-           r->gbytes, 1 / r->of_read, r->read_gbytes);
+    printf("  memory      %.4g GB/s, %.1f %% of a plain read at %.4g\n", r->gbytes,
+           100 * r->of_read, r->read_gbytes);
     printf("  bound by %s: %.1f %% of what the machine can do\n",
            r->memory_bound ? "memory" : "arithmetic",
            100 * (r->memory_bound ? r->of_read : r->of_peak));
@@ -276,7 +302,7 @@ static void read_plan(report *r, const char *text) {
 }
 
 static int run(const char *name, const shape *s, double seconds, bool as_json) {
-    static samples all;
+    static measurement m;
     report r = {0};
     char text[8192];
     size_t workspace;
@@ -289,17 +315,15 @@ static int run(const char *name, const shape *s, double seconds, bool as_json) {
     const cost c = call_cost(s, &p);
 
     buffers b = {0};
-    byte_range *ranges = calloc((size_t)(2 * s->batch), sizeof *ranges);
-    if (!ranges || !make_buffers(&b, &p, workspace, r.threads)) {
+    if (!make_buffers(&b, &p, workspace, r.threads)) {
         fprintf(stderr, "tallow %s: out of memory\n", name);
-    } else if (measure(&all, &p, &b, &c, ranges, seconds, r.threads)) {
+    } else if (measure(&m, &p, &b, &c, r.threads, seconds)) {
         command_failed(name);
     } else {
         r.bf16_peak = p.q.dtype == TALLOW_BF16 && peak_has_bf16();
-        summarise(&r, &all, &c);
+        summarise(&r, &m, &c);
         as_json ? print_json(s, &r) : print_text(s, &r);
     }
-    free(ranges);
     free_buffers(&b);
     return r.repeats ? EXIT_DONE : EXIT_FAILED;
 }
