@@ -1,0 +1,106 @@
+/* Angles against values computed to 400 bits, and the choice of M-RoPE rows. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "expect.h"
+#include "rotary.h"
+#include "rotary_values.h"
+
+enum {
+    POSITIONS = sizeof rotary_positions / sizeof *rotary_positions,
+    VALUES = sizeof rotary_values / sizeof *rotary_values
+};
+
+static const double two_pi = 6.283185307179586476925;
+
+/* In radians: at most one unit of 2^-64 turn per position. */
+static void test_turns(void) {
+    double worst = 0;
+    for (int v = 0; v < VALUES; v++) {
+        rotary_view r = {.dim = rotary_values[v].dim, .theta = rotary_values[v].theta};
+        float inv_freq = rotary_values[v].inv_freq;
+        uint64_t turns[TALLOW_MAX_ROTARY_PAIRS];
+        if (r.theta == 0) r.inv_freq = (float_view){&inv_freq, {1, 0}};
+        tallow_rotary_turns(&r, turns);
+        for (int k = 0; k < POSITIONS; k++) {
+            uint64_t got = (uint64_t)rotary_positions[k] * turns[rotary_values[v].pair];
+            double error = fabs((double)(int64_t)(got - rotary_values[v].turns[k]));
+            double limit = (r.theta == 0 ? 0.5 : 1) * (double)rotary_positions[k] + 1;
+            EXPECT(error <= limit, "theta %g, inv_freq %g, pair %d, position %d: %g units", r.theta,
+                   (double)inv_freq, (int)rotary_values[v].pair, (int)rotary_positions[k], error);
+            worst = fmax(worst, error * two_pi * 0x1p-64);
+        }
+    }
+    printf("largest angle error before rounding: %.2g rad\n", worst);
+    EXPECT(worst < 1e-9, "%g", worst);
+}
+
+/* Half a unit in the last place of f32. */
+static double half_ulp(double value) {
+    int exponent;
+    frexp(value, &exponent);
+    return ldexp(1, exponent - 25);
+}
+
+static void expect_cos_sin(int v, int k, float cos_got, float sin_got) {
+    double angle = (double)(int64_t)rotary_values[v].turns[k] * two_pi * 0x1p-64;
+    double c = cos(angle), s = sin(angle), slack = 1e-9;
+    EXPECT(fabs((double)cos_got - c) <= half_ulp(c) + slack &&
+               fabs((double)sin_got - s) <= half_ulp(s) + slack,
+           "theta %g, inv_freq %g, dim %d, pair %d, position %d: (%.9g, %.9g), not (%.9g, %.9g)",
+           rotary_values[v].theta, (double)rotary_values[v].inv_freq, (int)rotary_values[v].dim,
+           (int)rotary_values[v].pair, (int)rotary_positions[k], (double)cos_got, (double)sin_got,
+           c, s);
+}
+
+/* A row of ones, then zeros, turns into the cosines, then the sines. */
+static void test_angles(void) {
+    for (int v = 0; v < VALUES; v++) {
+        int64_t dim = rotary_values[v].dim, pair = rotary_values[v].pair;
+        float *x = calloc(POSITIONS * (size_t)dim, sizeof *x), inv_freq = rotary_values[v].inv_freq;
+        for (int64_t k = 0; k < POSITIONS; k++)
+            for (int64_t i = 0; i < dim / 2; i++) x[k * dim + i] = 1;
+        tallow_rotary_params p = {
+            .x = {.data = x, .dtype = TALLOW_F32, .shape = {1, POSITIONS, 1, dim}},
+            .positions = {.data = (void *)(uintptr_t)rotary_positions,
+                          .dtype = TALLOW_I64,
+                          .shape = {1, POSITIONS}},
+            .rotary.theta = rotary_values[v].theta};
+        p.out = p.x;
+        if (p.rotary.theta == 0)
+            p.rotary.inv_freq =
+                (tallow_tensor){.data = &inv_freq, .dtype = TALLOW_F32, .shape = {1}};
+        EXPECT(tallow_rotary(&p, sizeof p) == TALLOW_OK, "%s", tallow_last_error());
+        for (int k = 0; k < POSITIONS; k++)
+            expect_cos_sin(v, k, x[k * dim + pair], x[k * dim + dim / 2 + pair]);
+        free(x);
+    }
+}
+
+/* Row of every pair, as a string of digits. */
+static void expect_mrope_rows(int32_t form, int32_t time, int32_t height, int32_t width,
+                              const char *rows) {
+    rotary_view r = {
+        .dim = 2 * (time + height + width), .mrope = form, .sections = {time, height, width}};
+    for (int64_t i = 0; i < r.dim / 2; i++)
+        EXPECT(tallow_rotary_mrope_row(&r, i) == rows[i] - '0',
+               "form %d, sections %d %d %d, pair %d", form, time, height, width, (int)i);
+}
+
+static void test_mrope_rows(void) {
+    expect_mrope_rows(TALLOW_MROPE_NONE, 2, 2, 2, "000000");
+    expect_mrope_rows(TALLOW_MROPE_CHUNKED, 2, 3, 3, "00111222");
+    expect_mrope_rows(TALLOW_MROPE_CHUNKED, 0, 0, 2, "22");
+    expect_mrope_rows(TALLOW_MROPE_INTERLEAVED, 2, 2, 2, "012012");
+    expect_mrope_rows(TALLOW_MROPE_INTERLEAVED, 4, 2, 1, "0120100");
+    expect_mrope_rows(TALLOW_MROPE_INTERLEAVED, 3, 1, 2, "012002");
+    expect_mrope_rows(TALLOW_MROPE_INTERLEAVED, 24, 20, 20, /* Qwen3-VL */
+                      "0120120120120120120120120120120120120120120120120120120120120000");
+}
+
+int main(void) {
+    test_turns();
+    test_angles();
+    test_mrope_rows();
+    return expect_report();
+}
