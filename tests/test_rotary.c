@@ -98,9 +98,72 @@ static void test_mrope_rows(void) {
                       "0120120120120120120120120120120120120120120120120120120120120000");
 }
 
+/* --------------------------------------------------------------------------------------------
+ * The table in docs/rotary.md
+ * ------------------------------------------------------------------------------------------ */
+
+enum { TABLE_THETA = 1000000, TABLE_DIM = 128 };
+
+/* `angle`, as its frequency at position 1: an f32 is reduced exactly. */
+static uint64_t turns_of(float angle) {
+    rotary_view r = {.dim = 2, .inv_freq = {&angle, {1, 0}}};
+    uint64_t turns;
+    tallow_rotary_turns(&r, &turns);
+    return turns;
+}
+
+static float round_bf16(float value) { return tallow_bf16_to_f32(tallow_f32_to_bf16(value)); }
+
+static double radians_between(uint64_t a, uint64_t b) {
+    return fabs((double)(int64_t)(a - b)) * two_pi * 0x1p-64;
+}
+
+/* Largest error over all pairs at one position: as Tallow computes it, as one f32 product, and as a
+ * table made in bf16. */
+static void table_row(int k, double *exact, double *f32, double *bf16) {
+    rotary_view r = {.dim = TABLE_DIM, .theta = TABLE_THETA};
+    uint64_t turns[TABLE_DIM / 2];
+    float position = (float)rotary_positions[k];
+    tallow_rotary_turns(&r, turns);
+    *exact = *f32 = *bf16 = 0;
+    for (int v = 0; v < VALUES; v++) {
+        if (rotary_values[v].theta != TABLE_THETA || rotary_values[v].dim != TABLE_DIM) continue;
+        int64_t pair = rotary_values[v].pair;
+        uint64_t truth = rotary_values[v].turns[k];
+        float frequency = (float)pow(TABLE_THETA, -2.0 * (double)pair / TABLE_DIM);
+        float coarse = round_bf16(round_bf16(position) * round_bf16(frequency));
+        *exact = fmax(*exact, radians_between((uint64_t)rotary_positions[k] * turns[pair], truth));
+        *f32 = fmax(*f32, radians_between(turns_of(position * frequency), truth));
+        *bf16 = fmax(*bf16, radians_between(turns_of(coarse), truth));
+    }
+}
+
+static void test_table_in_docs(void) {
+    static const int64_t shown[] = {255, 257, 4096, 25000, 262144, 1000000, 16000000};
+    char table[1000], docs[20000];
+    int length = snprintf(table, sizeof table,
+                          "| position | Tallow | f32 product | bf16 table |\n"
+                          "|---:|---:|---:|---:|\n");
+    for (int n = 0; n < 7; n++)
+        for (int k = 0; k < POSITIONS; k++) {
+            double exact, f32, bf16;
+            if (rotary_positions[k] != shown[n]) continue;
+            table_row(k, &exact, &f32, &bf16);
+            length += snprintf(table + length, sizeof table - (size_t)length,
+                               "| %d | %.0e | %.1e | %.2f |\n", (int)shown[n], exact, f32, bf16);
+        }
+    FILE *file = fopen(DOCS "/rotary.md", "r");
+    EXPECT(file, "cannot open " DOCS "/rotary.md");
+    if (!file) return;
+    docs[fread(docs, 1, sizeof docs - 1, file)] = 0;
+    fclose(file);
+    EXPECT(strstr(docs, table), "docs/rotary.md must hold\n%s", table);
+}
+
 int main(void) {
     test_turns();
     test_angles();
     test_mrope_rows();
+    test_table_in_docs();
     return expect_report();
 }
