@@ -7,7 +7,7 @@ cmake_path(GET CMAKE_CURRENT_LIST_DIR PARENT_PATH root)
 set(ranks
   "0 include/tallow"
   "1 src/(error|cpu_features|cuda_driver|convert)"
-  "2 src/(problem(_.*)?|check|rotary)"
+  "2 src/(problem(_.*)?|check|rotary|spec|tiles)"
   "3 src/(plan|cpu/tile)"
   "4 (src/cpu|kernels)/.*"
   "5 src/(cpu|cuda)(_.*)?|src/system"
@@ -44,7 +44,7 @@ endfunction()
 
 file(GLOB_RECURSE files RELATIVE ${root}
      ${root}/include/*.h ${root}/src/*.[ch] ${root}/kernels/*.* ${root}/cli/*.[ch]
-     ${root}/tests/*.[ch] ${root}/tests/*.def)
+     ${root}/tests/*.[ch] ${root}/src/*.def ${root}/tests/*.def)
 set(complaints)
 foreach(file IN LISTS files)
   cmake_path(GET file FILENAME name)

@@ -1,0 +1,179 @@
+/* What the host hands to the kernels. Plain C for both sides: fixed widths, no padding that the
+ * compiler chooses, no CUDA headers. Strides of rows are in bytes, of everything else in elements.
+ * A kernel takes its struct by value; each fits the 4096 bytes that every driver accepts.
+ *
+ * Programs and their entry points
+ *   forward_sm80.cu   tallow_forward(forward_args)
+ *   rows.cu           tallow_combine(forward_args)       parts of a split into out and lse
+ *                     tallow_append(append_args)         new keys into the cache, q rotated
+ *                     tallow_rotate(rotate_args)         tallow_rotary
+ *                     tallow_merge(merge_args)           tallow_merge
+ * Grids and blocks stand above each entry point. */
+#ifndef TALLOW_KERNEL_ARGS_H
+#define TALLOW_KERNEL_ARGS_H
+
+#ifdef __CUDACC_RTC__
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#define ARGS_FUNCTION __device__ __forceinline__
+#else
+#include <stdint.h>
+#define ARGS_FUNCTION static inline
+#endif
+
+enum {
+    COMBINE_ROWS = 4,    /* rows of a block of tallow_combine, one warp each */
+    MERGE_ROWS = 4,      /* rows of a block of tallow_merge, one warp each */
+    TOKEN_THREADS = 128, /* threads of a block of tallow_append and tallow_rotate: one token */
+    ROTATE_PAIRS = 320 /* pairs that one launch rotates; tallow_rotate is launched again for more */
+};
+
+/* Division by a number that is known before the launch: n / by = n * multiplier >> (31 + shift),
+ * exact for 0 <= n < 2^31. */
+typedef struct {
+    uint32_t by, multiplier, shift, zero;
+} divisor;
+
+ARGS_FUNCTION divisor divisor_of(uint32_t by) {
+    divisor d = {by, 0, 0, 0};
+    while (d.shift < 31 && ((uint64_t)1 << d.shift) < by) d.shift++;
+    d.multiplier = (uint32_t)((((uint64_t)1 << 31 << d.shift) + by - 1) / by);
+    return d;
+}
+
+ARGS_FUNCTION uint32_t divide(uint32_t n, divisor d) {
+    return (uint32_t)((uint64_t)n * d.multiplier >> 31 >> d.shift);
+}
+
+/* Rows of heads: head h of row r of sequence (or page) b is at data + b * batch_stride + r *
+ * row_stride + h * head_stride. */
+typedef struct {
+    char *data;
+    int64_t batch_stride, row_stride, head_stride; /* bytes; batch_stride is 0 when packed */
+} rows_arg;
+
+typedef struct {
+    const int32_t *data; /* null: absent */
+    int64_t stride;
+} ints_arg;
+
+typedef struct {
+    const float *data; /* null: absent */
+    int64_t batch_stride, head_stride;
+} floats_arg;
+
+/* Where each sequence lies. The device never trusts what the vectors hold: every length, index and
+ * page is clamped to these bounds before it is used. */
+typedef struct {
+    ints_arg cu_seqlens_q, cu_seqlens_k, cu_seqlens_k_new; /* null: dense */
+    ints_arg seqused_k, leftpad_k, cache_batch_idx;
+    const int32_t *block_table; /* null: not paged */
+    int64_t table_batch_stride, table_stride;
+    divisor page_size;
+    int32_t rows_q, rows_k, rows_new; /* per sequence when dense, in all when packed; K's capacity
+                                         when paged: columns * page_size, at most 2^31 - 1 */
+    int32_t cache_rows, pages;        /* batch dimension of k and v: dense, paged */
+    int32_t batch, heads, heads_kv;
+    divisor group; /* heads / heads_kv */
+} sequences_arg;
+
+typedef struct {
+    sequences_arg sequences;
+    rows_arg q, k, v, out;
+    float *lse; /* null: not wanted; (b, head, row), row counted in all when packed */
+    int64_t lse_batch_stride, lse_head_stride;
+    /* Splits > 1: for every (b, key head, block of rows) and part, block_rows rows of head_dim_v
+     * floats (normalised out), then block_rows natural lse. In all batch * heads_kv * row_blocks *
+     * splits * block_rows * (head_dim_v + 1) floats. Only tiles that are cut in parts use it. */
+    float *partial;
+
+    /* Schedule. A tile is one block of rows of one (b, key head); row r of those is query r / group
+     * of head key_head * group + r % group. A tile's visible blocks of keys are cut into
+     * min(splits, ceil(blocks / split_blocks)) parts, at least one, as even as can be. */
+    int32_t row_blocks; /* blocks of rows of the longest sequence */
+    int32_t block_rows; /* of the forward kernel's tile: tallow_combine needs it told */
+    int32_t block_keys;
+    int32_t splits;       /* most parts the keys of a tile are cut into */
+    int32_t split_blocks; /* a part has at least so many blocks of keys, if there are as many */
+    int32_t section;      /* (batch, key head) pairs worked on at a time; 1 to all of them */
+    int32_t head_dim_v;
+    int32_t out_dtype; /* tallow_dtype */
+
+    /* Scores. With the axis scores = 0 only scale is read, and it must be positive. */
+    float scale;   /* softmax_scale */
+    float softcap; /* 0: off */
+    floats_arg alibi_slopes, sinks;
+
+    /* Mask: key j is seen from position i iff i - window_left <= j <= i + window_right, or both lie
+     * in one range. Unlimited: INT64_MAX / 4, on both sides without a mask. */
+    int64_t window_left, window_right;
+    const int32_t *prefix_ranges;
+    int64_t range_batch_stride, range_stride, range_end_stride;
+    int32_t max_ranges;
+
+    /* Dropout: a weight is kept iff its random word is at least the threshold; 0 keeps all */
+    uint32_t dropout_threshold; /* ceil(dropout_p * 2^32) */
+    float dropout_scale;        /* 1 / (1 - dropout_p) */
+    int32_t zero;
+    uint64_t dropout_seed, dropout_offset;
+} forward_args;
+
+/* Positions of tokens: element (row of M-RoPE, b, t); null: counted up from where the sequence's
+ * first token stands. */
+typedef struct {
+    const void *data;
+    int64_t mrope_stride, batch_stride, row_stride;
+    int32_t wide; /* 1: 64-bit integers */
+    int32_t zero;
+} positions_arg;
+
+/* How positions become angles. Pair i turns by position * turns[i] / 2^64 of a full turn, which
+ * wraps by itself; or cos and sin come from tables. */
+typedef struct {
+    uint64_t turns[ROTATE_PAIRS]; /* of pairs [first_pair, first_pair + pairs) */
+    const void *cos, *sin;        /* null: computed */
+    int64_t cos_stride, sin_stride, table_rows;
+    int32_t table_dtype;
+    int32_t first_pair, pairs; /* of this launch */
+    int32_t half;              /* rotary_dim / 2 */
+    int32_t pairing, mrope;    /* tallow_pairing, tallow_mrope */
+    int32_t sections[3];
+    float factor;
+} angles_arg;
+
+/* Rows [append_at, append_at + seqlen_new) of the cache become k_new and v_new; k_new and q rotated
+ * when angles.pairs > 0. A sequence's first new row stands at position append_at. */
+typedef struct {
+    sequences_arg sequences;
+    rows_arg k, v, k_new, v_new, q, q_out; /* q_out.data null: q is not rotated */
+    positions_arg positions_q, positions_new;
+    int32_t dtype, head_dim, head_dim_v;
+    int32_t tokens; /* of the longest sequence, whichever of q and k_new has more */
+    angles_arg angles;
+} append_args;
+
+typedef struct {
+    rows_arg x, out;
+    ints_arg cu_seqlens, offset;
+    positions_arg positions;
+    int32_t dtype, head_dim, heads, batch;
+    int32_t rows; /* per sequence when dense, in all when packed */
+    int32_t move; /* 1: also copy what is not rotated */
+    angles_arg angles;
+} rotate_args;
+
+typedef struct {
+    rows_arg out_a, out_b, out;
+    const float *lse_a, *lse_b;
+    float *lse;                                              /* null: not wanted */
+    int64_t lse_a_stride[2], lse_b_stride[2], lse_stride[2]; /* batch, head */
+    int32_t dtype_a, dtype_b, dtype_out;
+    int32_t batch, heads, rows, head_dim_v;
+    int32_t zero;
+} merge_args;
+
+#endif

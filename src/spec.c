@@ -1,0 +1,184 @@
+#include "spec.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TALLOW_AXIS(name, meaning, ...) static const int32_t values_of_##name[] = {__VA_ARGS__};
+#include "spec.def"
+
+#define COUNT(array) (int)(sizeof(array) / sizeof *(array))
+
+const spec_axis tallow_spec_axes[SPEC_AXES] = {
+#define TALLOW_AXIS(name, meaning, ...) {#name, meaning, values_of_##name, COUNT(values_of_##name)},
+#include "spec.def"
+};
+
+static const size_t axis_offsets[SPEC_AXES] = {
+#define TALLOW_AXIS(name, ...) offsetof(spec, name),
+#include "spec.def"
+};
+
+static int32_t *axis_of(spec *s, int i) { return (int32_t *)(void *)((char *)s + axis_offsets[i]); }
+
+int32_t tallow_spec_value(const spec *s, int i) {
+    int32_t value;
+    memcpy(&value, (const char *)s + axis_offsets[i], sizeof value);
+    return value;
+}
+
+static bool is_zero(const spec *s) {
+    for (int i = 0; i < SPEC_AXES; i++)
+        if (tallow_spec_value(s, i)) return false;
+    return true;
+}
+
+static int index_of(const spec_axis *axis, int32_t value) {
+    for (int v = 0; v < axis->count; v++)
+        if (axis->values[v] == value) return v;
+    return -1;
+}
+
+static tallow_status refuse_value(const spec_axis *axis, int32_t value) {
+    char accepted[256] = "";
+    size_t used = 0;
+    for (int v = 0; v < axis->count; v++)
+        used += (size_t)snprintf(accepted + used, sizeof accepted - used, "%s%d",
+                                 v == 0                 ? ""
+                                 : v == axis->count - 1 ? " or "
+                                                        : ", ",
+                                 (int)axis->values[v]);
+    return tallow_fail(TALLOW_UNSUPPORTED, "kernel axis %s = %d (%s): must be %s", axis->name,
+                       (int)value, axis->meaning, accepted);
+}
+
+/* The first rule that a spec breaks; null: none. */
+static const char *broken_rule(const spec *s) {
+#define TALLOW_AXIS(name, ...) const int32_t name = s->name;
+#include "spec.def"
+#define TALLOW_AXIS(name, ...) (void)name;
+#include "spec.def"
+#define TALLOW_RULE(condition, sentence)                                                           \
+    if (!(condition)) return sentence;
+#include "spec.def"
+    return NULL;
+}
+
+tallow_status tallow_spec_check(const spec *s) {
+    spec_tile tile;
+    if (is_zero(s)) return TALLOW_OK;
+    for (int i = 0; i < SPEC_AXES; i++)
+        if (index_of(&tallow_spec_axes[i], tallow_spec_value(s, i)) < 0)
+            return refuse_value(&tallow_spec_axes[i], tallow_spec_value(s, i));
+    const char *rule = broken_rule(s);
+    if (rule) return tallow_fail(TALLOW_UNSUPPORTED, "%s", rule);
+    if (!tallow_spec_tile(s, &tile))
+        return tallow_fail(
+            TALLOW_UNSUPPORTED,
+            "head_dim = %d, head_dim_v = %d: no tile fits in %d KiB of shared memory",
+            (int)s->head_dim, (int)s->head_dim_v, (int)s->shared_memory);
+    return TALLOW_OK;
+}
+
+/* ---- tiles ---- */
+
+static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit * unit; }
+static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
+
+/* As the kernel lays it out: Q, the ring of K and V, P, the maxima that warps exchange, what is
+ * known of each row, and the pages of two blocks of keys. */
+static int32_t shared_bytes(const spec *s, const spec_tile *t) {
+    int32_t size = s->dtype == TALLOW_F32 ? 4 : 2;
+    int32_t q_row = round_up(s->head_dim, 16) * size, v_row = round_up(s->head_dim_v, 16) * size;
+    bool shares_p = t->column_warps > 1 || s->dtype == TALLOW_F32;
+    int32_t bytes = t->block_rows * q_row + t->slots * t->block_keys * most(q_row, v_row);
+    if (shares_p) bytes += t->block_rows * t->block_keys * size * s->p_parts;
+    if (t->column_warps > 1) bytes += t->block_rows * t->column_warps * 4;
+    bytes += t->block_rows * 8;
+    if (s->paged) bytes += 2 * t->block_keys * 8;
+    return bytes;
+}
+
+/* A multiprocessor has 1 KiB more than a block may use, and keeps 1 KiB for each block. */
+static bool fits(const spec *s, const spec_tile *t) {
+    return t->blocks * (t->shared_bytes + 1024) <= (s->shared_memory + 1) * 1024;
+}
+
+bool tallow_spec_tile(const spec *s, spec_tile *out) {
+    const bool full = s->dtype == TALLOW_F32, few = s->rows == 1;
+    const int32_t dv = s->head_dim_v, wide = most(s->head_dim, dv);
+    memset(out, 0, sizeof *out);
+    if (is_zero(s)) return true;
+#define TALLOW_TILE(condition, ...)                                                                \
+    if (condition) {                                                                               \
+        *out = (spec_tile){__VA_ARGS__, 0, 0, 0};                                                  \
+        out->block_rows = out->row_warps * out->warp_rows;                                         \
+        out->threads = 32 * out->row_warps * out->column_warps;                                    \
+        out->shared_bytes = shared_bytes(s, out);                                                  \
+        if (fits(s, out)) return true;                                                             \
+    }
+#include "tiles.def"
+    (void)dv;
+    return false;
+}
+
+int32_t tallow_spec_shared_memory(size_t bytes) {
+    const spec_axis *axis = &tallow_spec_axes[SPEC_AXIS_shared_memory];
+    int32_t best = 0;
+    for (int v = 0; v < axis->count; v++)
+        if (bytes >= (size_t)axis->values[v] * 1024) best = axis->values[v];
+    return best;
+}
+
+/* ---- text ---- */
+
+const char *tallow_spec_source(const spec *s) { return is_zero(s) ? "rows.cu" : "forward_sm80.cu"; }
+
+static void option(spec_options *out, const char *kind, const char *name, int32_t value) {
+    snprintf(out->text[out->count++], SPEC_OPTION, "-D%s_%s=%d", kind, name, (int)value);
+}
+
+void tallow_spec_options(const spec *s, spec_options *out) {
+    spec_tile tile;
+    out->count = 0;
+    if (is_zero(s)) return;
+    for (int i = 0; i < SPEC_AXES; i++)
+        option(out, "SPEC", tallow_spec_axes[i].name, tallow_spec_value(s, i));
+    tallow_spec_tile(s, &tile);
+    option(out, "TILE", "row_warps", tile.row_warps);
+    option(out, "TILE", "column_warps", tile.column_warps);
+    option(out, "TILE", "warp_rows", tile.warp_rows);
+    option(out, "TILE", "block_keys", tile.block_keys);
+    option(out, "TILE", "slots", tile.slots);
+    option(out, "TILE", "blocks", tile.blocks);
+    option(out, "TILE", "shared_bytes", tile.shared_bytes);
+}
+
+void tallow_spec_key(const spec *s, char key[SPEC_KEY]) {
+    size_t used = 0;
+    if (is_zero(s)) used = (size_t)snprintf(key, SPEC_KEY, "rows");
+    for (int i = 0; i < SPEC_AXES && !is_zero(s); i++)
+        used += (size_t)snprintf(key + used, SPEC_KEY - used, "%s%s=%d", i ? " " : "",
+                                 tallow_spec_axes[i].name, (int)tallow_spec_value(s, i));
+}
+
+/* ---- all of them ---- */
+
+/* The next combination of values, whether or not such a kernel exists. */
+static bool next_values(spec *s) {
+    bool first = is_zero(s);
+    for (int i = SPEC_AXES - 1; i >= 0; i--) {
+        const spec_axis *axis = &tallow_spec_axes[i];
+        int v = first ? -1 : index_of(axis, *axis_of(s, i));
+        bool more = v + 1 < axis->count;
+        *axis_of(s, i) = axis->values[more ? v + 1 : 0];
+        if (more && !first) return true;
+    }
+    return first;
+}
+
+bool tallow_spec_next(spec *s) {
+    spec_tile tile;
+    while (next_values(s))
+        if (!broken_rule(s) && tallow_spec_tile(s, &tile)) return true;
+    return false;
+}
