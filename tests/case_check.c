@@ -1,0 +1,336 @@
+#define _POSIX_C_SOURCE 200809L
+
+#include "case.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reference.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(SANITIZED)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, size)   ((void)(address), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#endif
+
+/* Every tensor of a call that lies in device memory; rotary.inv_freq stays in the host's. */
+#define FIELD(name)                                                                                \
+    { #name, offsetof(tallow_attention_params, name) }
+static const struct {
+    const char *name;
+    size_t offset;
+} FIELDS[] = {
+    FIELD(q),
+    FIELD(k),
+    FIELD(v),
+    FIELD(out),
+    FIELD(lse),
+    FIELD(cu_seqlens_q),
+    FIELD(cu_seqlens_k),
+    FIELD(seqused_k),
+    FIELD(leftpad_k),
+    FIELD(block_table),
+    FIELD(cache_batch_idx),
+    FIELD(alibi_slopes),
+    FIELD(sinks),
+    FIELD(prefix_ranges),
+    FIELD(k_new),
+    FIELD(v_new),
+    FIELD(cu_seqlens_k_new),
+    FIELD(rotary.cos),
+    FIELD(rotary.sin),
+    FIELD(positions_q),
+    FIELD(positions_k_new),
+};
+enum { FIELD_COUNT = sizeof FIELDS / sizeof FIELDS[0] };
+
+static tallow_tensor *field(tallow_attention_params *p, int i) {
+    return (tallow_tensor *)(void *)((char *)p + FIELDS[i].offset);
+}
+
+/* The block that an address lies in; -1: none. */
+static int block_of(const attention_case *c, const void *data) {
+    for (int i = 0; i < c->block_count; i++) {
+        const uint8_t *memory = c->blocks[i].memory, *at = data;
+        if (at >= memory && at < memory + c->blocks[i].bytes) return i;
+    }
+    return -1;
+}
+
+/* ---- running ---- */
+
+static void guard(const attention_case *c, bool closed) {
+    for (int i = 0; i < c->block_count; i++) {
+        const case_block *block = &c->blocks[i];
+        ASAN_UNPOISON_MEMORY_REGION(block->memory, block->bytes);
+        if (!closed) continue;
+        ASAN_POISON_MEMORY_REGION(block->memory, block->begin);
+        ASAN_POISON_MEMORY_REGION(block->memory + block->end, block->bytes - block->end);
+    }
+}
+
+static tallow_status run_on_cpu(const attention_case *c) {
+    tallow_attention_params p = c->params;
+    if (c->o.workspace) {
+        tallow_status status = tallow_attention_workspace(&p, sizeof p, &p.workspace_size);
+        if (status != TALLOW_OK) return status;
+        p.workspace = aligned_alloc(256, (p.workspace_size + 256) / 256 * 256);
+    }
+    guard(c, true);
+    tallow_status status = tallow_attention(&p, sizeof p);
+    guard(c, false);
+    free(p.workspace);
+    return status;
+}
+
+static tallow_status run_on_device(const attention_case *c, const case_device *device) {
+    tallow_attention_params p = c->params;
+    uint8_t *copies[CASE_BLOCKS];
+    p.device = TALLOW_DEVICE_CUDA;
+    p.stream = device->stream;
+    tallow_status status = tallow_attention_workspace(&p, sizeof p, &p.workspace_size);
+    if (status != TALLOW_OK) return status;
+    void *scratch = calloc(p.workspace_size + 1, 1);
+    if (!scratch) abort();
+    p.workspace = device->upload(device->context, scratch, p.workspace_size + 1);
+    for (int i = 0; i < c->block_count; i++)
+        copies[i] = device->upload(device->context, c->blocks[i].memory, c->blocks[i].bytes);
+    for (int i = 0; i < FIELD_COUNT; i++) {
+        tallow_tensor *t = field(&p, i);
+        int block = t->data ? block_of(c, t->data) : -1;
+        if (block >= 0) t->data = copies[block] + ((uint8_t *)t->data - c->blocks[block].memory);
+    }
+    status = tallow_attention(&p, sizeof p);
+    for (int i = 0; i < c->block_count; i++)
+        device->download(device->context, c->blocks[i].memory, copies[i], c->blocks[i].bytes);
+    device->download(device->context, scratch, p.workspace, p.workspace_size + 1);
+    free(scratch);
+    return status;
+}
+
+tallow_status case_run(attention_case *c, const case_device *device) {
+    for (int i = 0; i < c->block_count; i++)
+        memcpy(c->blocks[i].memory, c->blocks[i].before, c->blocks[i].bytes);
+    return device ? run_on_device(c, device) : run_on_cpu(c);
+}
+
+/* ---- comparing ---- */
+
+typedef struct {
+    const attention_case *c;
+    dimensions d;
+    lengths s;
+    int64_t b, i, h, at; /* at: of the reference's lse */
+    double error2, plain2, norm2;
+    int64_t rows, elements; /* that took part in the norms */
+    double plain_lse;       /* worst absolute error */
+    case_result *result;
+} comparison;
+
+static void complain(comparison *w, const char *what, int64_t channel, double got,
+                     double expected) {
+    case_result *r = w->result;
+    if (r->ok)
+        snprintf(r->text, sizeof r->text,
+                 "%s of sequence %d, query %d, head %d, channel %d is %.9g, expected %.9g", what,
+                 (int)w->b, (int)w->i, (int)w->h, (int)channel, got, expected);
+    r->ok = false;
+}
+
+/* Adds one row of out to the norms; what is not finite, or exactly 0, must be so. */
+static void compare_row(comparison *w) {
+    const tallow_tensor *out = &w->c->params.out;
+    const double *expected = w->c->out + w->at * w->d.head_dim_v;
+    const double *plain = w->c->plain_out + w->at * w->d.head_dim_v;
+    const void *row = reference_row(out, w->d.packed_q, w->b, w->s.q_start + w->i, w->h);
+    double error2 = 0, plain2 = 0, norm2 = 0;
+
+    for (int64_t c = 0; c < w->d.head_dim_v; c++) {
+        double got = reference_load(row, out->dtype, c), e = expected[c];
+        bool same = isnan(e) ? isnan(got) : got == e;
+        if (!isfinite(e) || !isfinite(got)) {
+            if (!same) complain(w, "out", c, got, e);
+            continue;
+        }
+        error2 += (got - e) * (got - e);
+        plain2 += (plain[c] - e) * (plain[c] - e);
+        norm2 += e * e;
+        w->elements++;
+    }
+    if (norm2 == 0) {
+        if (error2 > 0) complain(w, "out (a row of zeros)", 0, sqrt(error2), 0);
+        return;
+    }
+    w->rows++;
+    w->error2 += error2, w->plain2 += plain2, w->norm2 += norm2;
+    w->result->row_error = fmax(w->result->row_error, sqrt(error2 / norm2));
+    w->result->plain_row_error = fmax(w->result->plain_row_error, sqrt(plain2 / norm2));
+}
+
+/* Within 1e-5, plus what rounding to f32 (and of rotated rows) costs a plain computation. */
+static void compare_lse(comparison *w) {
+    const tallow_tensor *lse = &w->c->params.lse;
+    double e = w->c->lse[w->at];
+    if (lse->dtype == 0) return;
+    double got = *(float *)(w->d.packed_q ? reference_at(lse, w->h, w->s.q_start + w->i, 0, 0)
+                                          : reference_at(lse, w->b, w->h, w->i, 0));
+    if (!isfinite(e) || !isfinite(got)) {
+        if (isnan(e) ? !isnan(got) : got != e) complain(w, "lse", 0, got, e);
+        return;
+    }
+    double share = fabs(got - e) / (1e-5 * fabs(e) + 1e-6 + 2 * w->plain_lse);
+    if (share > 1) complain(w, "lse", 0, got, e);
+    w->result->lse_error = fmax(w->result->lse_error, share);
+}
+
+static void plain_lse(comparison *w) {
+    double error = fabs(w->c->plain_lse[w->at] - w->c->lse[w->at]);
+    if (isfinite(error) && error > w->plain_lse) w->plain_lse = error;
+}
+
+static void each_row(comparison *w, void (*visit)(comparison *)) {
+    for (w->b = 0; w->b < w->d.batch; w->b++) {
+        w->s = reference_lengths(&w->c->params, w->b);
+        int64_t first = w->d.packed_q ? w->s.q_start : w->b * w->s.seqlen_q;
+        for (w->i = 0; w->i < w->s.seqlen_q; w->i++) {
+            for (w->h = 0; w->h < w->d.heads; w->h++) {
+                w->at = (first + w->i) * w->d.heads + w->h;
+                visit(w);
+            }
+        }
+    }
+}
+
+static double rounding_unit(int32_t dtype) {
+    return dtype == TALLOW_F16 ? 0x1p-11 : dtype == TALLOW_BF16 ? 0x1p-8 : 0x1p-24;
+}
+
+/* Both norms are samples of rounding errors: their ratio scatters with the root of how many they
+ * sum. Errors of 16-bit roundings are independent between elements; in f32 what counts is the
+ * scores, whose errors a whole row shares. */
+static void judge_norms(comparison *w) {
+    const case_options *o = &w->c->o;
+    case_result *r = w->result;
+    double unit = rounding_unit(w->c->params.out.dtype);
+    if (o->precision != TALLOW_PRECISION_HIGH) unit = fmax(unit, rounding_unit(o->dtype));
+    if (w->norm2 == 0) return;
+    double count = unit > 1e-6 ? (double)w->elements : (double)w->rows;
+    double factor = o->precision == TALLOW_PRECISION_FAST ? 1.45 : 1.2;
+    r->error = sqrt(w->error2 / w->norm2);
+    r->plain_error = sqrt(w->plain2 / w->norm2);
+    double limit = factor * r->plain_error + 3 * unit / sqrt(count);
+    double row_limit = 2 * r->plain_row_error + 2 * unit;
+    bool whole = r->error <= limit, worst = r->row_error <= row_limit;
+    if ((whole && worst) || !r->ok) return;
+    r->ok = false;
+    snprintf(r->text, sizeof r->text, "relative error of %s is %.3g, above %.3g (plain: %.3g)",
+             whole ? "the worst row" : "out", whole ? r->row_error : r->error,
+             whole ? row_limit : limit, whole ? r->plain_row_error : r->plain_error);
+}
+
+/* ---- what may be written, and what was ---- */
+
+/* Appended rows: V bit by bit, K within the rounding of an angle error of 1e-6. */
+static void compare_appended(comparison *w, int64_t t, int64_t h) {
+    const tallow_attention_params *p = &w->c->params;
+    double *expected = malloc((size_t)w->d.head_dim * sizeof *expected), reach = 0;
+    const void *k = reference_cache_row(p, &p->k, w->b, w->s.used + t, h);
+    const void *v = reference_cache_row(p, &p->v, w->b, w->s.used + t, h);
+    const void *v_new = reference_row(&p->v_new, w->d.packed_new, w->b, w->s.new_start + t, h);
+    if (!expected) abort();
+
+    reference_key(p, ARITHMETIC_F64, false, w->b, h, w->s.used + t - w->s.leftpad, expected);
+    for (int64_t c = 0; c < w->d.head_dim; c++) reach = fmax(reach, fabs(expected[c]));
+    if (p->rotary.rotary_dim == 0) reach = 0;
+    for (int64_t c = 0; c < w->d.head_dim; c++) {
+        double got = reference_load(k, p->k.dtype, c);
+        double low = reference_round(p->k.dtype, expected[c] - 1e-6 * reach);
+        double high = reference_round(p->k.dtype, expected[c] + 1e-6 * reach);
+        if (!(got >= low && got <= high)) complain(w, "appended k", c, got, expected[c]);
+    }
+    if (memcmp(v, v_new, (size_t)w->d.head_dim_v * reference_size(p->v.dtype)) != 0)
+        complain(w, "appended v", 0, reference_load(v, p->v.dtype, 0),
+                 reference_load(v_new, p->v.dtype, 0));
+    free(expected);
+}
+
+/* Takes a written place back, in the copy of its block. */
+static void forgive(const attention_case *c, uint8_t *const *copies, const void *data, int64_t n,
+                    int32_t dtype) {
+    int i = block_of(c, data);
+    size_t offset = (size_t)((const uint8_t *)data - c->blocks[i].memory);
+    memcpy(copies[i] + offset, c->blocks[i].before + offset, (size_t)n * reference_size(dtype));
+}
+
+static void forgive_sequence(comparison *w, uint8_t *const *copies) {
+    const attention_case *c = w->c;
+    const tallow_attention_params *p = &c->params;
+    for (int64_t n = 0; n < w->s.seqlen_q * w->d.heads; n++) {
+        int64_t row = w->s.q_start + n / w->d.heads, h = n % w->d.heads;
+        const void *out = reference_row(&p->out, w->d.packed_q, w->b, row, h);
+        forgive(c, copies, out, w->d.head_dim_v, p->out.dtype);
+        if (p->lse.dtype == 0) continue;
+        const void *lse = w->d.packed_q ? reference_at(&p->lse, h, row, 0, 0)
+                                        : reference_at(&p->lse, w->b, h, row, 0);
+        forgive(c, copies, lse, 1, TALLOW_F32);
+    }
+    for (int64_t n = 0; n < w->s.seqlen_new * w->d.heads_kv; n++) {
+        w->i = n / w->d.heads_kv, w->h = n % w->d.heads_kv;
+        const void *k = reference_cache_row(p, &p->k, w->b, w->s.used + w->i, w->h);
+        const void *v = reference_cache_row(p, &p->v, w->b, w->s.used + w->i, w->h);
+        compare_appended(w, w->i, w->h);
+        forgive(c, copies, k, w->d.head_dim, p->k.dtype);
+        forgive(c, copies, v, w->d.head_dim_v, p->v.dtype);
+    }
+}
+
+/* The name of the tensor in a block. */
+static const char *block_name(const attention_case *c, int block) {
+    tallow_attention_params p = c->params;
+    for (int i = 0; i < FIELD_COUNT; i++)
+        if (field(&p, i)->data && block_of(c, field(&p, i)->data) == block) return FIELDS[i].name;
+    return "rotary.inv_freq";
+}
+
+/* Outside of the rows of out, lse and the appended ones, every byte is as it was. */
+static void compare_memory(comparison *w) {
+    const attention_case *c = w->c;
+    uint8_t *copies[CASE_BLOCKS];
+    for (int i = 0; i < c->block_count; i++) {
+        copies[i] = malloc(c->blocks[i].bytes);
+        if (!copies[i]) abort();
+        memcpy(copies[i], c->blocks[i].memory, c->blocks[i].bytes);
+    }
+    for (w->b = 0; w->b < w->d.batch; w->b++) {
+        w->s = reference_lengths(&c->params, w->b);
+        forgive_sequence(w, copies);
+    }
+    for (int i = 0; i < c->block_count; i++) {
+        size_t at = 0;
+        while (at < c->blocks[i].bytes && copies[i][at] == c->blocks[i].before[at]) at++;
+        free(copies[i]);
+        if (at == c->blocks[i].bytes) continue;
+        snprintf(w->result->text, sizeof w->result->text,
+                 "a byte that is not the call's to write changed: %s, byte %lld of its data",
+                 block_name(c, i), (long long)at - (long long)c->blocks[i].begin);
+        w->result->ok = false;
+    }
+}
+
+void case_check(const attention_case *c, case_result *result) {
+    comparison w = {.c = c, .d = reference_dimensions(&c->params), .result = result};
+    *result = (case_result){.ok = true};
+    each_row(&w, plain_lse);
+    each_row(&w, compare_row);
+    each_row(&w, compare_lse);
+    judge_norms(&w);
+    compare_memory(&w);
+}
