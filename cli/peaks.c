@@ -2,7 +2,9 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "output.h"
 
@@ -132,26 +134,53 @@ static uint64_t read_lines(const char *data, size_t bytes) {
     return all;
 }
 
-/* Part `part` of `parts` of each range. */
-static uint64_t read_part(const byte_range *ranges, int count, int part, int parts) {
+/* Reads what lies in [begin, end) of the ranges laid end to end. */
+static uint64_t read_part(const byte_range *ranges, int count, size_t begin, size_t end) {
     uint64_t all = 0;
-    for (int i = 0; i < count; i++) {
-        size_t share = ranges[i].bytes / (size_t)parts, begin = share * (size_t)part;
-        size_t bytes = part == parts - 1 ? ranges[i].bytes - begin : share;
-        all ^= read_lines((const char *)ranges[i].data + begin, bytes);
+    size_t at = 0;
+    for (int i = 0; i < count && at < end; at += ranges[i++].bytes) {
+        size_t first = begin > at ? begin - at : 0, last = end - at;
+        if (last > ranges[i].bytes) last = ranges[i].bytes;
+        if (first < last) all ^= read_lines((const char *)ranges[i].data + first, last - first);
     }
     return all;
 }
 
 double peak_read(const byte_range *ranges, int count, int threads) {
     volatile uint64_t sink;
+    size_t bytes = 0;
+    for (int i = 0; i < count; i++) bytes += ranges[i].bytes;
     double start = seconds_now();
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int part = 0; part < threads; part++) {
-        uint64_t result = read_part(ranges, count, part, threads);
+        size_t n = (size_t)threads, t = (size_t)part;
+        uint64_t result = read_part(ranges, count, bytes / n * t + bytes % n * t / n,
+                                    bytes / n * (t + 1) + bytes % n * (t + 1) / n);
 #pragma omp critical
         sink = result;
     }
     (void)sink;
     return seconds_now() - start;
+}
+
+/* Twice the caches of a machine on which each core had a third level to itself, within reason. */
+static size_t evict_bytes(int threads) {
+    double level3 = 32 << 20;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    if (sysconf(_SC_LEVEL3_CACHE_SIZE) > 0) level3 = (double)sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    double wanted = 2 * level3 * threads;
+    return wanted > 1 << 30 ? (size_t)1 << 30 : (size_t)wanted;
+}
+
+void peak_evict(int threads) {
+    static byte_range filler;
+    if (!filler.data) {
+        size_t bytes = evict_bytes(threads);
+        char *data = malloc(bytes);
+        if (!data) return; /* small machines have small caches, and warm runs to show for it */
+        memset(data, 1, bytes);
+        filler = (byte_range){data, bytes};
+    }
+    peak_read(&filler, 1, threads);
 }

@@ -22,4 +22,7 @@ typedef struct {
 /* Seconds to read every byte of the ranges once, split evenly over the threads. */
 double peak_read(const byte_range *ranges, int count, int threads);
 
+/* Empties the caches of all cores of what was in them. */
+void peak_evict(int threads);
+
 #endif

@@ -17,18 +17,20 @@ static const tallow_dtype DTYPE_VALUES[] = {TALLOW_BF16, TALLOW_F16, TALLOW_F32}
 #define MAX_SEQLEN 2147483647.0
 #define MAX_HEADS  65536.0
 
+static const shape DEFAULTS = {.mask = TALLOW_MASK_CAUSAL,
+                               .batch = 1,
+                               .seqlen = 4096,
+                               .heads = 16,
+                               .heads_kv = 2,
+                               .head_dim = 128,
+                               .window_left = -1};
+
 void shape_options(shape *s, option *options) {
-    *s = (shape){.mask = 1,
-                 .batch = 1,
-                 .seqlen = 4096,
-                 .heads = 16,
-                 .heads_kv = 2,
-                 .head_dim = 128,
-                 .window_left = -1};
+    *s = DEFAULTS;
     const option all[SHAPE_OPTIONS] = {
         {"--device", OPTION_CHOICE, &s->device, "where it runs", .choices = {DEVICES}},
         {"--dtype", OPTION_CHOICE, &s->dtype, "of q, k, v and out", .choices = {DTYPES}},
-        {"--batch", OPTION_INT, &s->batch, "sequences", 1, MAX_HEADS},
+        {"--batch", OPTION_INT, &s->batch, "sequences", 1, CASE_BATCH},
         {"--seqlen", OPTION_INT, &s->seqlen, "query rows of a sequence", 1, MAX_SEQLEN},
         {"--seqlen-k", OPTION_INT, &s->seqlen_k, "keys of a sequence; 0: as --seqlen", 0,
          MAX_SEQLEN},
@@ -50,7 +52,7 @@ void shape_options(shape *s, option *options) {
     memcpy(options, all, sizeof all);
 }
 
-int shape_check(const char *name, shape *s) {
+int shape_check(const char *name, const shape *s) {
     bool window = s->mask == TALLOW_MASK_WINDOW;
     if (!window && (s->window_left != -1 || s->window_right != 0)) {
         return options_error(name, "--window-left and --window-right need --mask window");
@@ -59,10 +61,21 @@ int shape_check(const char *name, shape *s) {
         return options_error(name, "--heads-kv is %lld, accepted: a divisor of --heads %lld",
                              (long long)s->heads_kv, (long long)s->heads);
     }
-    if (s->seqlen_k == 0) s->seqlen_k = s->seqlen;
-    if (s->head_dim_v == 0) s->head_dim_v = s->head_dim;
     return OPTIONS_OK;
 }
+
+bool shape_is_default(const shape *s) {
+    const shape *d = &DEFAULTS;
+    return s->device == d->device && s->dtype == d->dtype && s->mask == d->mask &&
+           s->precision == d->precision && s->batch == d->batch && s->seqlen == d->seqlen &&
+           s->seqlen_k == d->seqlen_k && s->heads == d->heads && s->heads_kv == d->heads_kv &&
+           s->head_dim == d->head_dim && s->head_dim_v == d->head_dim_v &&
+           s->window_left == d->window_left && s->window_right == d->window_right &&
+           s->splits == d->splits && s->softcap == d->softcap;
+}
+
+static int64_t keys(const shape *s) { return s->seqlen_k ? s->seqlen_k : s->seqlen; }
+static int64_t head_dim_v(const shape *s) { return s->head_dim_v ? s->head_dim_v : s->head_dim; }
 
 static tallow_tensor rows(const shape *s, int64_t seqlen, int64_t heads, int64_t dim) {
     return (tallow_tensor){.shape = {s->batch, seqlen, heads, dim},
@@ -72,9 +85,9 @@ static tallow_tensor rows(const shape *s, int64_t seqlen, int64_t heads, int64_t
 tallow_attention_params shape_params(const shape *s) {
     return (tallow_attention_params){
         .q = rows(s, s->seqlen, s->heads, s->head_dim),
-        .k = rows(s, s->seqlen_k, s->heads_kv, s->head_dim),
-        .v = rows(s, s->seqlen_k, s->heads_kv, s->head_dim_v),
-        .out = rows(s, s->seqlen, s->heads, s->head_dim_v),
+        .k = rows(s, keys(s), s->heads_kv, s->head_dim),
+        .v = rows(s, keys(s), s->heads_kv, head_dim_v(s)),
+        .out = rows(s, s->seqlen, s->heads, head_dim_v(s)),
         .softcap = (float)s->softcap,
         .mask = s->mask,
         .window_left = s->mask == TALLOW_MASK_WINDOW ? s->window_left : 0,
@@ -86,31 +99,68 @@ tallow_attention_params shape_params(const shape *s) {
     };
 }
 
-const char *shape_dtype_name(const shape *s) { return DTYPE_NAMES[s->dtype]; }
-
-void shape_json(const shape *s, json *j) {
-    json_string(j, "device", DEVICE_NAMES[s->device]);
-    json_string(j, "dtype", DTYPE_NAMES[s->dtype]);
-    json_integer(j, "batch", s->batch);
-    json_integer(j, "seqlen", s->seqlen);
-    json_integer(j, "seqlen_k", s->seqlen_k);
-    json_integer(j, "heads", s->heads);
-    json_integer(j, "heads_kv", s->heads_kv);
-    json_integer(j, "head_dim", s->head_dim);
-    json_integer(j, "head_dim_v", s->head_dim_v);
-    json_string(j, "mask", MASK_NAMES[s->mask]);
-    if (s->mask == TALLOW_MASK_WINDOW) {
-        json_integer(j, "window_left", s->window_left);
-        json_integer(j, "window_right", s->window_right);
-    }
-    json_number(j, "softcap", s->softcap);
-    json_string(j, "precision", PRECISION_NAMES[s->precision]);
+case_options shape_case(const shape *s) {
+    return (case_options){
+        .dtype = DTYPE_VALUES[s->dtype],
+        .batch = (int32_t)s->batch,
+        .heads = (int32_t)s->heads,
+        .heads_kv = (int32_t)s->heads_kv,
+        .head_dim = (int32_t)s->head_dim,
+        .head_dim_v = (int32_t)head_dim_v(s),
+        .seqlen_q = (int32_t)s->seqlen,
+        .seqlen_k = (int32_t)keys(s),
+        .softcap = (float)s->softcap,
+        .mask = s->mask,
+        .window_left = s->mask == TALLOW_MASK_WINDOW ? (int32_t)s->window_left : 0,
+        .window_right = (int32_t)s->window_right,
+        .num_splits = (int32_t)s->splits,
+        .precision = s->precision,
+        .threads = (int32_t)s->threads,
+    };
 }
 
-void shape_print(const shape *s) {
-    printf(
-        "%s, batch %lld, %lld queries, %lld keys, %lld/%lld heads, head_dim %lld/%lld, mask %s\n",
-        DTYPE_NAMES[s->dtype], (long long)s->batch, (long long)s->seqlen, (long long)s->seqlen_k,
-        (long long)s->heads, (long long)s->heads_kv, (long long)s->head_dim,
-        (long long)s->head_dim_v, MASK_NAMES[s->mask]);
+double shape_bytes(const shape *s) {
+    double q = (double)s->seqlen * (double)s->heads, k = (double)keys(s) * (double)s->heads_kv;
+    double size = DTYPE_VALUES[s->dtype] == TALLOW_F32 ? 4 : 2;
+    return size * (double)s->batch * (q + k) * (double)(s->head_dim + head_dim_v(s));
+}
+
+static const char *dtype_name(int32_t dtype) {
+    int i = 0;
+    while (DTYPE_VALUES[i] != (tallow_dtype)dtype) i++;
+    return DTYPE_NAMES[i];
+}
+
+static int32_t longest(const int32_t *lengths, int32_t batch) {
+    int32_t most = 0;
+    for (int32_t b = 0; b < batch; b++) most = lengths[b] > most ? lengths[b] : most;
+    return most;
+}
+
+void shape_json(const case_options *o, json *j) {
+    json_string(j, "case", o->name);
+    json_string(j, "device", DEVICE_NAMES[0]);
+    json_string(j, "dtype", dtype_name(o->dtype));
+    json_integer(j, "batch", o->batch);
+    json_integer(j, "seqlen", longest(o->lengths_q, o->batch));
+    json_integer(j, "seqlen_k", longest(o->lengths_k, o->batch));
+    json_integer(j, "heads", o->heads);
+    json_integer(j, "heads_kv", o->heads_kv);
+    json_integer(j, "head_dim", o->head_dim);
+    json_integer(j, "head_dim_v", o->head_dim_v);
+    json_string(j, "mask", MASK_NAMES[o->mask]);
+    if (o->mask == TALLOW_MASK_WINDOW) {
+        json_integer(j, "window_left", o->window_left);
+        json_integer(j, "window_right", o->window_right);
+    }
+    json_number(j, "softcap", (double)o->softcap);
+    json_string(j, "precision", PRECISION_NAMES[o->precision]);
+}
+
+void shape_print(const case_options *o) {
+    if (o->name) printf("%s: ", o->name);
+    printf("%s, batch %d, %d queries, %d keys, %d/%d heads, head_dim %d/%d, mask %s\n",
+           dtype_name(o->dtype), (int)o->batch, (int)longest(o->lengths_q, o->batch),
+           (int)longest(o->lengths_k, o->batch), (int)o->heads, (int)o->heads_kv, (int)o->head_dim,
+           (int)o->head_dim_v, MASK_NAMES[o->mask]);
 }

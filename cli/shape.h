@@ -2,6 +2,7 @@
 #ifndef SHAPE_H
 #define SHAPE_H
 
+#include "case.h"
 #include "options.h"
 #include "output.h"
 #include "tallow.h"
@@ -18,18 +19,22 @@ enum { SHAPE_OPTIONS = 16 };
 /* Sets the defaults and writes SHAPE_OPTIONS flags that fill *s. */
 void shape_options(shape *s, option *options);
 
-/* Checks the rules between flags and resolves lengths that follow others; like options_parse. */
-int shape_check(const char *name, shape *s);
+/* Checks the rules between flags; like options_parse. */
+int shape_check(const char *name, const shape *s);
 
-/* The call, without its data. */
+/* Whether all but the threads is as shape_options left it. */
+bool shape_is_default(const shape *s);
+
+/* The call, without its data and with it. */
 tallow_attention_params shape_params(const shape *s);
+case_options shape_case(const shape *s);
 
-/* The flags as members of an open JSON object. */
-void shape_json(const shape *s, json *j);
+/* Bytes of q, k, v and out: more than any integer counts, if so asked. */
+double shape_bytes(const shape *s);
 
-/* The flags as one line of words for people. */
-void shape_print(const shape *s);
-
-const char *shape_dtype_name(const shape *s);
+/* The call as members of an open JSON object, and as one line for people. Its options are filled
+ * in. */
+void shape_json(const case_options *o, json *j);
+void shape_print(const case_options *o);
 
 #endif
