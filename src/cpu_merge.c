@@ -10,9 +10,9 @@ typedef struct {
     float a, b, lse;
 } merge_weights;
 
-/* One of the two exponentials is exactly 1, so that their product is the smaller one, or NaN. */
+/* One of the two exponentials is exactly 1, so that their product is the smaller one, or NaN. Two
+ * empty sides weigh a half each, of zeros. */
 static merge_weights weigh(float lse_a, float lse_b) {
-    if (lse_a == -INFINITY && lse_b == -INFINITY) return (merge_weights){0, 0, -INFINITY};
     float top = fmaxf(lse_a, lse_b);
     float a = lse_a == top ? 1 : expf(lse_a - top), b = lse_b == top ? 1 : expf(lse_b - top);
     return (merge_weights){a / (a + b), b / (a + b), top + log1pf(a * b)};
