@@ -92,8 +92,9 @@ static float *partial_slot(const run *r, int64_t b, int64_t head_kv, int64_t row
     return r->partial + slot * r->plan->splits * (p->head_dim_v + 1);
 }
 
-/* Item i of the work list: row blocks from the last (the longest under a causal mask) to the first,
- * and in each the parts of its keys. */
+/* Item i of the work list: row blocks from the last (the longest under a causal mask) to the first
+ * in every key head, and the key heads of one part side by side, since their keys are neighbours.
+ */
 static void run_item(const run *r, int64_t i, char *scratch) {
     static void (*const tiles[CPU_LEVELS])(const tile *) = {
         [CPU_SCALAR] = tallow_tile_scalar,
@@ -105,10 +106,10 @@ static void run_item(const run *r, int64_t i, char *scratch) {
     };
     const problem *p = r->p;
     const plan *plan = r->plan;
-    int64_t part = i % plan->splits, block = i / plan->splits % plan->row_blocks;
-    int64_t head = i / plan->splits / plan->row_blocks;
+    int64_t block = i % plan->row_blocks, head = i / plan->row_blocks;
+    int64_t part = head / p->heads_kv % plan->splits;
     tile t = {.p = p, .plan = plan, .turns = r->turns, .scratch = scratch};
-    t.b = head / p->heads_kv;
+    t.b = head / p->heads_kv / plan->splits;
     t.head_kv = head % p->heads_kv;
     t.seq = tallow_problem_sequence(p, t.b);
 

@@ -49,6 +49,7 @@ INLINE void product_block(int rows, int vecs, bool dot, const float *a, int64_t 
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vecs; v++)
             sum[r][v] = scale ? vf_load(c + r * c_stride + v * LANES) * scale[r] : vf_set(0);
+#pragma GCC unroll 4
     for (int64_t w = 0; w < depth; w++, b += vecs * LANES) {
         vf right[GEMM_VECS];
         for (int v = 0; v < vecs; v++) right[v] = vf_load(b + v * LANES);
@@ -77,9 +78,11 @@ INLINE void product_rows(int rows, int vecs, bool dot, const float *a, int64_t a
                          const float *scale) {
     switch (rows * 8 + vecs) {
         ROWS(1)
-        ROWS(2) ROWS(3) ROWS(4)
+        ROWS(2)
+        ROWS(3)
+        ROWS(4)
 #if GEMM_ROWS == 6
-            ROWS(5) ROWS(6)
+        ROWS(5) ROWS(6)
 #endif
     }
 }
@@ -111,40 +114,35 @@ static void product(bool dot, int64_t rows, int64_t depth, int64_t columns, cons
 /* ---- packing ----------------------------------------------------------------------------------
  */
 
-/* Where word `depth_index` of column `column` goes in a packed operand. */
-INLINE float *panel_at(float *packed, int64_t depth, int64_t columns, int64_t depth_index,
-                       int64_t column) {
-    int64_t panel = column / PANEL * PANEL, width = least(PANEL, columns - panel);
-    return packed + panel * depth + depth_index * width + (column - panel);
-}
+/* Stands for rows that are not there: beyond the last key, or set apart. */
+static const char zero_row[4 * TALLOW_MAX_HEAD_DIM];
 
 INLINE vf load_words(int32_t dtype, bool dot, const char *row, int64_t word, int64_t words) {
     int64_t size = dot || dtype == TALLOW_F32 ? 4 : 2, count = words - word;
-    if (!row) return vf_set(0);
     if (count < LANES) return vf_load_part(dot ? TALLOW_F32 : dtype, row + word * size, count);
     return vf_load_as(dot ? TALLOW_F32 : dtype, row + word * size);
 }
 
 INLINE void prefetch_row(const char *row, int64_t bytes) {
-    if (row)
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
 }
 
 /* K^T: columns are keys, depth the words of a head. */
 INLINE void pack_keys_as(int32_t dtype, bool dot, const block *keys, int64_t words, float *packed) {
-    int64_t row_bytes = words * (dot || dtype == TALLOW_F32 ? 4 : 2);
     for (int64_t column = 0; column < keys->columns; column += LANES) {
+        const char **from = keys->keys + column;
+        int64_t panel = column / PANEL * PANEL, width = least(PANEL, keys->columns - panel);
+        float *to = packed + panel * words + column - panel;
         for (int64_t l = 0; l < LANES; l++)
-            prefetch_row(keys->keys[column + l + PREFETCH_KEYS], row_bytes);
+            prefetch_row(from[l + PREFETCH_KEYS], words * (dot || dtype == TALLOW_F32 ? 4 : 2));
         for (int64_t word = 0; word < words; word += LANES) {
             vf rows[LANES];
-            for (int l = 0; l < LANES; l++)
-                rows[l] = load_words(dtype, dot, keys->keys[column + l], word, words);
+            for (int l = 0; l < LANES; l++) rows[l] = load_words(dtype, dot, from[l], word, words);
             vf_transpose(rows);
-            float *to = panel_at(packed, words, keys->columns, word, column);
-            int64_t width = least(PANEL, keys->columns - column / PANEL * PANEL);
-            for (int64_t i = 0; i < least(LANES, words - word); i++)
-                vf_store(to + i * width, rows[i]);
+            if (word + LANES <= words)
+                for (int i = 0; i < LANES; i++, to += width) vf_store(to, rows[i]);
+            else
+                for (int i = 0; i < words - word; i++, to += width) vf_store(to, rows[i]);
         }
     }
 }
@@ -160,36 +158,50 @@ static void pack_keys(int32_t dtype, bool dot, const block *keys, int64_t head_d
         pack_keys_as(TALLOW_F32, false, keys, head_dim, packed);
 }
 
+/* One row of V as row `depth_index` of the packed operand; load(c) is the vector at column c. The
+ * whole panels go first, so that their loop has a constant length. */
+#define PACK_ROW(packed, depth, depth_index, columns, load)                                        \
+    do {                                                                                           \
+        int64_t panel = 0;                                                                         \
+        for (; panel + PANEL <= head_dim; panel += PANEL)                                          \
+            for (int v = 0; v < GEMM_VECS; v++)                                                    \
+                vf_store((packed) + panel * (depth) + (depth_index)*PANEL + v * LANES,             \
+                         load(panel + v * LANES));                                                 \
+        for (int64_t c = panel; c < (columns); c += LANES)                                         \
+            vf_store((packed) + panel * (depth) + (depth_index) * ((columns)-panel) + c - panel,   \
+                     load(c));                                                                     \
+    } while (0)
+
 /* V: columns are the head's elements, depth the keys (with dot: pairs of keys). */
 INLINE void pack_values_as(int32_t dtype, const block *keys, int64_t head_dim, float *packed) {
     int64_t columns = round_up(head_dim, LANES), size = dtype == TALLOW_F32 ? 4 : 2;
     for (int64_t key = 0; key < keys->count; key++) {
+        const char *from = keys->values[key];
         prefetch_row(keys->values[key + PREFETCH_KEYS], head_dim * size);
-        for (int64_t column = 0; column < columns; column += LANES)
-            vf_store(panel_at(packed, keys->count, columns, key, column),
-                     load_words(dtype, false, keys->values[key], column, head_dim));
+#define LOAD(c) load_words(dtype, false, from, c, head_dim)
+        PACK_ROW(packed, keys->count, key, columns, LOAD);
+#undef LOAD
     }
 }
 
 #if HAS_DOT
+INLINE vf load_pairs(const char *low, const char *high, int64_t column, int64_t head_dim) {
+    char part[2][2 * LANES] = {{0}};
+    if (column + LANES <= head_dim) return vf_pair_bf16(low + column * 2, high + column * 2);
+    memcpy(part[0], low + column * 2, (size_t)(head_dim - column) * 2);
+    memcpy(part[1], high + column * 2, (size_t)(head_dim - column) * 2);
+    return vf_pair_bf16(part[0], part[1]);
+}
+
 static void pack_value_pairs(const block *keys, int64_t head_dim, float *packed) {
-    static const char zeros[2 * LANES];
     int64_t columns = round_up(head_dim, LANES), depth = (keys->count + 1) / 2;
     for (int64_t pair = 0; pair < depth; pair++) {
-        const char *low = keys->values[2 * pair];
-        const char *high = 2 * pair + 1 < keys->count ? keys->values[2 * pair + 1] : NULL;
-        prefetch_row(keys->values[2 * pair + PREFETCH_KEYS], head_dim * 2);
-        prefetch_row(keys->values[2 * pair + PREFETCH_KEYS + 1], head_dim * 2);
-        for (int64_t column = 0; column < columns; column += LANES) {
-            char part[2][2 * LANES] = {{0}};
-            const char *a = low ? low + column * 2 : zeros, *b = high ? high + column * 2 : zeros;
-            if (column + LANES > head_dim) {
-                size_t bytes = (size_t)(head_dim - column) * 2;
-                a = low ? memcpy(part[0], a, bytes) : zeros;
-                b = high ? memcpy(part[1], b, bytes) : zeros;
-            }
-            vf_store(panel_at(packed, depth, columns, pair, column), vf_pair_bf16(a, b));
-        }
+        const char *const *rows = keys->values + 2 * pair; /* an odd count has a zero row behind */
+        prefetch_row(rows[PREFETCH_KEYS], head_dim * 2);
+        prefetch_row(rows[PREFETCH_KEYS + 1], head_dim * 2);
+#define LOAD(c) load_pairs(rows[0], rows[1], c, head_dim)
+        PACK_ROW(packed, depth, pair, columns, LOAD);
+#undef LOAD
     }
 }
 #endif
@@ -487,7 +499,7 @@ static void accumulate(const tile *t, const buffers *buf, block *keys) {
             apart[c] = NULL;
             if (finite_row(p->dtype, keys->values[c], p->head_dim_v)) continue;
             apart[c] = keys->values[c];
-            keys->values[c] = NULL;
+            keys->values[c] = zero_row;
             parted++;
         }
     pack_values(p->dtype, dot, keys, p->head_dim_v, buf->v);
@@ -568,11 +580,10 @@ static void find_rows(const tile *t, block *keys, int64_t end) {
     int64_t k_head = t->head_kv * p->k.head_stride * element_size(p->dtype);
     int64_t v_head = t->head_kv * p->v.head_stride * element_size(p->dtype);
     for (int64_t c = 0; c < keys->columns + PREFETCH_KEYS; c++) {
-        bool there = c < keys->count || (keys->begin + c < end && c >= keys->columns);
-        keys->keys[c] =
-            there ? tallow_key_row(p, &p->k, &t->seq, t->b, keys->begin + c) + k_head : NULL;
-        keys->values[c] =
-            there ? tallow_key_row(p, &p->v, &t->seq, t->b, keys->begin + c) + v_head : NULL;
+        int64_t key = keys->begin + c;
+        bool there = c < keys->count || (c >= keys->columns && key < end);
+        keys->keys[c] = there ? tallow_key_row(p, &p->k, &t->seq, t->b, key) + k_head : zero_row;
+        keys->values[c] = there ? tallow_key_row(p, &p->v, &t->seq, t->b, key) + v_head : zero_row;
     }
 }
 

@@ -120,37 +120,51 @@ INLINE vf vf_tanh(vf x) {
     return (vf)((vi)(e / (e + 2.0f)) | (sign & (vi)x));
 }
 
-/* rows[i] lane l <-> rows[l] lane i, by exchanging ever larger blocks. */
-#define LOW(l)  (((l)&STEP) ? LANES + (l)-STEP : (l))
-#define HIGH(l) (((l)&STEP) ? LANES + (l) : (l) + STEP)
-#define EXCHANGE                                                                                   \
+/* rows[i] lane l <-> rows[l] lane i: 4 x 4 inside every group of four lanes, then whole groups. */
+#define FOUR(l)              ((l) / 4 * 4)
+#define EVEN(l)              (FOUR(l) + (l) % 4 / 2 + (l) % 2 * LANES) /* a0 b0 a1 b1 */
+#define ODD(l)               (EVEN(l) + 2)                             /* a2 b2 a3 b3 */
+#define FRONT(l)             (FOUR(l) + (l) % 2 + (l) % 4 / 2 * LANES) /* a0 a1 b0 b1 */
+#define BACK(l)              (FRONT(l) + 2)                            /* a2 a3 b2 b3 */
+#define LOW(l)               (((l)&STEP) ? LANES + (l)-STEP : (l))
+#define HIGH(l)              (((l)&STEP) ? LANES + (l) : (l) + STEP)
+#define SHUFFLE(a, b, which) __builtin_shufflevector(a, b, EACH_LANE(which))
+#define EXCHANGE_GROUPS                                                                            \
     for (int i = 0; i < LANES; i++)                                                                \
         if (!(i & STEP)) {                                                                         \
-            vf a = rows[i], b = rows[i + STEP];                                                    \
-            rows[i] = __builtin_shufflevector(a, b, EACH_LANE(LOW));                               \
-            rows[i + STEP] = __builtin_shufflevector(a, b, EACH_LANE(HIGH));                       \
+            vf a = rows[i], b = rows[(i + STEP) % LANES];                                          \
+            rows[i] = SHUFFLE(a, b, LOW);                                                          \
+            rows[(i + STEP) % LANES] = SHUFFLE(a, b, HIGH);                                        \
         }
 INLINE void vf_transpose(vf rows[LANES]) {
-#define STEP 1
-    EXCHANGE
-#undef STEP
-#define STEP 2
-    EXCHANGE
-#undef STEP
+    for (int i = 0; i < LANES; i += 4) {
+        vf a = SHUFFLE(rows[i], rows[i + 1], EVEN), b = SHUFFLE(rows[i], rows[i + 1], ODD);
+        vf c = SHUFFLE(rows[i + 2], rows[i + 3], EVEN), d = SHUFFLE(rows[i + 2], rows[i + 3], ODD);
+        rows[i] = SHUFFLE(a, c, FRONT);
+        rows[i + 1] = SHUFFLE(a, c, BACK);
+        rows[i + 2] = SHUFFLE(b, d, FRONT);
+        rows[i + 3] = SHUFFLE(b, d, BACK);
+    }
 #if LANES > 4
 #define STEP 4
-    EXCHANGE
+    EXCHANGE_GROUPS
 #undef STEP
 #endif
 #if LANES > 8
 #define STEP 8
-    EXCHANGE
+    EXCHANGE_GROUPS
 #undef STEP
 #endif
 }
-#undef LOW
+#undef EXCHANGE_GROUPS
+#undef SHUFFLE
 #undef HIGH
-#undef EXCHANGE
+#undef LOW
+#undef BACK
+#undef FRONT
+#undef ODD
+#undef EVEN
+#undef FOUR
 
 /* LANES elements of any floating dtype, and `count` < LANES of them with zeros behind. */
 INLINE vf vf_load_as(int32_t dtype, const char *p) {
