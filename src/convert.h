@@ -1,5 +1,6 @@
 /* Conversions between f32 and the 16-bit formats: exact one way, rounded to nearest even the other.
- * Integer arithmetic without branches, so that loops over rows vectorise at every level. */
+ * No branches, and no arithmetic that a compiler could move into one, so that loops over rows
+ * vectorise everywhere. Denormals are right even where the processor flushes its own to zero. */
 #ifndef TALLOW_CONVERT_H
 #define TALLOW_CONVERT_H
 
@@ -19,24 +20,27 @@ static inline uint32_t tallow_f32_to_bits(float value) {
     return bits;
 }
 
+/* The exponent's bias grows by 112, and once more by as much for inf and NaN. A denormal is read
+ * 2^-14 too large, which is then taken off. */
 static inline float tallow_f16_to_f32(uint16_t half) {
     uint32_t magnitude = half & 0x7fffu;
-    /* The exponent's bias grows by 112, and once more by as much for inf and NaN. */
-    uint32_t normal = (magnitude << 13) + (112u << 23) + (magnitude >= 0x7c00u ? 112u << 23 : 0u);
-    uint32_t tiny = tallow_f32_to_bits((float)(int32_t)magnitude * 0x1p-24f);
-    uint32_t bits = magnitude < 0x400u ? tiny : normal;
-    return tallow_bits_to_f32(bits | (uint32_t)(half & 0x8000u) << 16);
+    uint32_t rebias = (magnitude < 0x400u ? 113u : magnitude >= 0x7c00u ? 224u : 112u) << 23;
+    uint32_t excess = magnitude < 0x400u ? 113u << 23 : 0u;
+    float value = tallow_bits_to_f32((magnitude << 13) + rebias) - tallow_bits_to_f32(excess);
+    return tallow_bits_to_f32(tallow_f32_to_bits(value) | (uint32_t)(half & 0x8000u) << 16);
 }
 
+/* Adding the power of two whose f32 spacing is the f16 spacing here, 2^-24 or more, rounds: what
+ * the sum exceeds it by is the mantissa. From 2^16 on everything is inf. */
 static inline uint16_t tallow_f32_to_f16(float value) {
     uint32_t bits = tallow_f32_to_bits(value), magnitude = bits & 0x7fffffffu;
-    uint32_t rebiased = magnitude - (112u << 23);
-    uint32_t normal = (rebiased + 0xfffu + (rebiased >> 13 & 1u)) >> 13;
-    /* f16 denormals are multiples of 2^-24, the spacing of f32 at 0.5: one addition rounds them. */
-    uint32_t tiny = tallow_f32_to_bits(tallow_bits_to_f32(magnitude) + 0.5f) - 0x3f000000u;
-    uint32_t nan = 0x7e00u | (magnitude >> 13 & 0x3ffu); /* quiet: the payload is cut */
-    uint32_t half = magnitude < 0x38800000u ? tiny : normal > 0x7c00u ? 0x7c00u : normal;
-    half = magnitude > 0x7f800000u ? nan : half;
+    uint32_t exponent = magnitude & 0x7f800000u;
+    exponent = exponent < 113u << 23 ? 113u << 23 : exponent > 143u << 23 ? 143u << 23 : exponent;
+    uint32_t power = exponent + (13u << 23);
+    float sum = tallow_bits_to_f32(magnitude) + tallow_bits_to_f32(power);
+    uint32_t half = tallow_f32_to_bits(sum) - power + ((exponent - (113u << 23)) >> 13);
+    half = half > 0x7c00u ? 0x7c00u : half;
+    half |= magnitude > 0x7f800000u ? 0x200u | (magnitude >> 13 & 0x3ffu) : 0u; /* a quiet NaN */
     return (uint16_t)(half | (bits >> 16 & 0x8000u));
 }
 
@@ -47,7 +51,7 @@ static inline float tallow_bf16_to_f32(uint16_t half) {
 static inline uint16_t tallow_f32_to_bf16(float value) {
     uint32_t bits = tallow_f32_to_bits(value);
     uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-    uint32_t nan = bits >> 16 | 0x40u; /* quiet: the payload is cut */
+    uint32_t nan = bits >> 16 | 0x40u; /* a quiet NaN */
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
 
