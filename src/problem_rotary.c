@@ -85,8 +85,8 @@ static bool need_one_source(const tallow_rotary_angles *a) {
            tallow_need(!tables || !inv_freq,
                        "rotary.inv_freq is given: must be absent, as rotary.cos and rotary.sin are "
                        "given") &&
-           tallow_need(a->theta == 0 || (isnormal(a->theta) && a->theta > 0),
-                       "rotary.theta = %g: must be finite and more than 0, or 0 for 10000",
+           tallow_need(a->theta == 0 || (isfinite(a->theta) && a->theta >= 1),
+                       "rotary.theta = %g: must be finite and at least 1, or 0 for 10000",
                        a->theta);
 }
 
