@@ -17,7 +17,7 @@ typedef struct {
     const plan *plan;
     uint64_t turns[TALLOW_MAX_ROTARY_PAIRS];
     char *scratch;  /* plan->threads times plan->thread_bytes */
-    float *partial; /* slot (row, part) of head_dim_v + 1 floats: normalised out, lse */
+    float *partial; /* slot (row, part) of PART_WIDTH floats */
 } run;
 
 static int thread_index(void) {
@@ -89,7 +89,7 @@ static float *partial_slot(const run *r, int64_t b, int64_t head_kv, int64_t row
     const problem *p = r->p;
     int64_t rows = r->plan->split_one_block ? r->plan->block_rows : p->max_seqlen_q * p->group;
     int64_t slot = (b * p->heads_kv + head_kv) * rows + row;
-    return r->partial + slot * r->plan->splits * (p->head_dim_v + 1);
+    return r->partial + slot * r->plan->splits * PART_WIDTH(p->head_dim_v);
 }
 
 /* Item i of the work list: row blocks from the last (the longest under a causal mask) to the first
@@ -120,8 +120,8 @@ static void run_item(const run *r, int64_t i, char *scratch) {
     t.key_begin = t.seq.seqlen_k * part / parts;
     t.key_end = t.seq.seqlen_k * (part + 1) / parts;
     if (parts > 1) {
-        t.partial = partial_slot(r, t.b, t.head_kv, t.row_begin) + part * (p->head_dim_v + 1);
-        t.partial_stride = plan->splits * (p->head_dim_v + 1);
+        t.partial = partial_slot(r, t.b, t.head_kv, t.row_begin) + part * PART_WIDTH(p->head_dim_v);
+        t.partial_stride = plan->splits * PART_WIDTH(p->head_dim_v);
     }
     tiles[plan->level](&t);
 }
@@ -129,39 +129,33 @@ static void run_item(const run *r, int64_t i, char *scratch) {
 /* ---- combine ----------------------------------------------------------------------------------
  */
 
-/* One row from its parts: weights exp(lse - lse of all), the sink taking its share. */
+/* One row from its parts; the sink takes its share of the sum. */
 static void combine_row(const run *r, const sequence *seq, int64_t b, int64_t head_kv, int64_t row,
                         int64_t parts) {
     const problem *p = r->p;
-    int64_t width = p->head_dim_v + 1, query = row / p->group,
-            head = head_kv * p->group + row % p->group;
+    int64_t dv = p->head_dim_v, query = row / p->group, head = head_kv * p->group + row % p->group;
     const float *slot = partial_slot(r, b, head_kv, row);
-    float top = -INFINITY;
+    double top = -INFINITY, total = 0;
     for (int64_t z = 0; z < parts; z++)
-        if (!(slot[z * width + p->head_dim_v] <= top)) top = slot[z * width + p->head_dim_v];
-    bool empty = top == -INFINITY;
-    if (!empty && p->sinks.data) top = fmaxf(top, p->sinks.data[head * p->sinks.stride[0]]);
-    double total = 0;
-    for (int64_t z = 0; z < parts && !empty; z++)
-        total += exp((double)slot[z * width + p->head_dim_v] - top);
-    if (!empty && p->sinks.data)
-        total += exp((double)p->sinks.data[head * p->sinks.stride[0]] - top);
+        if (slot[z * PART_WIDTH(dv) + dv] > top) top = slot[z * PART_WIDTH(dv) + dv];
 
     float sum[TALLOW_MAX_HEAD_DIM] = {0};
-    for (int64_t z = 0; z < parts && !empty; z++) {
-        float lse = slot[z * width + p->head_dim_v],
-              weight = (float)(exp((double)lse - top) / total);
-        for (int64_t i = 0; i < p->head_dim_v && lse != -INFINITY; i++)
-            sum[i] += weight * slot[z * width + i];
+    for (int64_t z = 0; z < parts; z++, slot += PART_WIDTH(dv)) {
+        double max = slot[dv], part_sum = slot[dv + 1];
+        if (part_sum == 0) continue; /* no visible key in this part */
+        float weight = (float)exp2(max - top);
+        total += weight * part_sum;
+        for (int64_t i = 0; i < dv; i++) sum[i] += weight * slot[i];
     }
+    tallow_total all = tallow_tile_total(p, head, top, total);
     char *out =
         p->out.data + (b * p->out.batch_stride + (seq->q_start + query) * p->out.row_stride +
                        head * p->out.head_stride) *
                           (int64_t)tallow_dtype_size(p->out_dtype);
-    for (int64_t i = 0; i < p->head_dim_v; i++) tallow_store(out, p->out_dtype, i, sum[i]);
+    for (int64_t i = 0; i < dv; i++) tallow_store(out, p->out_dtype, i, sum[i] * all.scale);
     if (p->lse)
         p->lse[b * p->lse_batch_stride + head * p->lse_head_stride + seq->q_start + query] =
-            empty ? -INFINITY : (float)(top + log(total));
+            all.lse;
 }
 
 static void combine(const run *r) {

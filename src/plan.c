@@ -58,7 +58,7 @@ tallow_status tallow_plan_make(plan *out, const problem *p) {
     plan_splits(out, p);
 
     out->thread_bytes = tallow_tile_bytes(p, out);
-    size_t row_bytes = (size_t)(p->head_dim_v + 1) * sizeof(float), scratch;
+    size_t row_bytes = (size_t)PART_WIDTH(p->head_dim_v) * sizeof(float), scratch;
     int64_t kept = partial_rows(out, p);
     if (kept < 0 ||
         __builtin_mul_overflow((size_t)kept * row_bytes, (size_t)out->splits,

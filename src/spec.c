@@ -85,7 +85,7 @@ static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit 
 static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* As the kernel lays it out: Q, the ring of K and V, P, the maxima that warps exchange, what is
- * known of each row, and the pages of two blocks of keys. */
+ * known of each row and of the tile, and pages of blocks of keys. */
 static int32_t shared_bytes(const spec *s, const spec_tile *t) {
     int32_t size = s->dtype == TALLOW_F32 ? 4 : 2;
     int32_t q_row = round_up(s->head_dim, 16) * size, v_row = round_up(s->head_dim_v, 16) * size;
@@ -93,8 +93,8 @@ static int32_t shared_bytes(const spec *s, const spec_tile *t) {
     int32_t bytes = t->block_rows * q_row + t->slots * t->block_keys * most(q_row, v_row);
     if (shares_p) bytes += t->block_rows * t->block_keys * size * s->p_parts;
     if (t->column_warps > 1) bytes += t->block_rows * t->column_warps * 4;
-    bytes += t->block_rows * 8;
-    if (s->paged) bytes += 2 * t->block_keys * 8;
+    bytes += t->block_rows * 16 + 112;
+    if (s->paged) bytes += (t->slots / 2 + 1) * t->block_keys * 4;
     return bytes;
 }
 

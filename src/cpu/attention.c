@@ -541,37 +541,31 @@ static buffers carve_buffers(const tile *t) {
     return b;
 }
 
-/* Normalises row r and writes it, with its lse, to the output or the partial results. */
+/* Writes row r and its lse to the output, or what it has come to so far to the partial results. */
 static void finish_row(const tile *t, const buffers *buf, int64_t r) {
     const problem *p = t->p;
     row_id id = row_of(t, r);
-    double max = buf->max[r], sum = buf->sum[r], weight = 1;
-    if (p->sinks.data && !t->partial && max > -INFINITY) {
-        double sink = p->sinks.data[id.head * p->sinks.stride[0]] * LOG2E, top = fmax(max, sink);
-        weight = exp2(max - top);
-        sum = sum * weight + exp2(sink - top);
-        max = top;
-    }
-    bool empty = max == -INFINITY;
-    float inverse = empty ? 0 : (float)(weight / sum);
-    float lse = empty ? -INFINITY : (float)((max + log2(sum)) * LN2);
     float *o = buf->o + r * buf->o_stride;
-    float *partial = t->partial ? t->partial + r * t->partial_stride : NULL;
-    char *out = partial ? (char *)partial : query_row(t, &p->out, id);
-    int32_t dtype = partial ? TALLOW_F32 : p->out_dtype;
-    for (int64_t i = 0; i < p->head_dim_v; i += LANES) {
-        vf x = vf_load(o + i) * inverse;
-        char *to = out + i * element_size(dtype);
-        if (i + LANES <= p->head_dim_v)
-            vf_store_as(dtype, to, x);
-        else
-            vf_store_part(dtype, to, x, p->head_dim_v - i);
+    if (t->partial) {
+        float *part = t->partial + r * t->partial_stride;
+        memcpy(part, o, (size_t)p->head_dim_v * sizeof(float));
+        part[p->head_dim_v] = buf->max[r];
+        part[p->head_dim_v + 1] = buf->sum[r];
+        return;
     }
-    if (partial)
-        partial[p->head_dim_v] = lse;
-    else if (p->lse)
+    tallow_total all = tallow_tile_total(p, id.head, buf->max[r], buf->sum[r]);
+    char *out = query_row(t, &p->out, id);
+    for (int64_t i = 0; i < p->head_dim_v; i += LANES) {
+        vf x = vf_load(o + i) * all.scale;
+        char *to = out + i * element_size(p->out_dtype);
+        if (i + LANES <= p->head_dim_v)
+            vf_store_as(p->out_dtype, to, x);
+        else
+            vf_store_part(p->out_dtype, to, x, p->head_dim_v - i);
+    }
+    if (p->lse)
         p->lse[t->b * p->lse_batch_stride + id.head * p->lse_head_stride + t->seq.q_start +
-               id.query] = lse;
+               id.query] = all.lse;
 }
 
 /* Looks up the rows of the block's keys, and of those to prefetch. */

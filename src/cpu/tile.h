@@ -4,6 +4,8 @@
 #ifndef TALLOW_TILE_H
 #define TALLOW_TILE_H
 
+#include <math.h>
+
 #include "plan.h"
 
 typedef struct {
@@ -15,14 +17,35 @@ typedef struct {
     int64_t row_begin, rows;    /* row r is query r / group, head head_kv * group + r % group */
     int64_t key_begin, key_end; /* the part */
     char *scratch;              /* plan->thread_bytes */
-    float *partial; /* null: write out and lse. Else row r's normalised out, then its lse, at
-                       partial + r * partial_stride */
+    float *partial; /* null: write out and lse. Else of row r, at partial + r * partial_stride: the
+                       weighted sum of V, the maximum (log2 units) and the sum of the weights */
     int64_t partial_stride;
 } tile;
 
 #define TILE_KEYS  256 /* most keys of a block */
 #define TILE_ALIGN 64
 #define TILE_LANES 16 /* columns of scratch matrices are padded to the widest vector */
+
+#define PART_WIDTH(head_dim_v) ((head_dim_v) + 2)
+
+/* What is left once a row has seen all its keys: the factor that normalises it, and its lse. */
+typedef struct {
+    float scale, lse;
+} tallow_total;
+
+static inline tallow_total tallow_tile_total(const problem *p, int64_t head, double max,
+                                             double sum) {
+    const double log2e = 1.44269504088896341, ln2 = 0.693147180559945309;
+    double weight = 1;
+    if (sum == 0) return (tallow_total){0, -INFINITY}; /* a visible key adds 1, or NaN */
+    if (p->sinks.data) {
+        double sink = p->sinks.data[head * p->sinks.stride[0]] * log2e, top = fmax(max, sink);
+        weight = exp2(max - top);
+        sum = sum * weight + exp2(sink - top);
+        max = top;
+    }
+    return (tallow_total){(float)(weight / sum), (float)((max + log2(sum)) * ln2)};
+}
 
 /* Scratch of one thread for a plan's tiles. */
 size_t tallow_tile_bytes(const problem *p, const plan *plan);
