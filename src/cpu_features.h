@@ -8,8 +8,8 @@ typedef enum { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_AVX512BF16, CPU_LEVELS } cp
 
 const char *tallow_cpu_level_name(cpu_level level);
 
-/* The widest level that this CPU has and the build holds, lowered by TALLOW_CPU; a name in
- * TALLOW_CPU that is no level is an error. */
+/* The fastest level that this CPU has and the build holds. TALLOW_CPU names another, or a wider one
+ * than the CPU has, which then gives the widest; a name that is no level is an error. */
 tallow_status tallow_cpu_level(cpu_level *out);
 
 /* CPU threads of a call that asks for `threads` (0: OpenMP's choice). */
