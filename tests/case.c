@@ -112,10 +112,11 @@ static void place(attention_case *c, tallow_tensor *t, bool misaligned) {
 /* Rows of heads: (outer, rows, heads, dim), or packed (rows, heads, dim). */
 static void place_rows(attention_case *c, tallow_tensor *t, bool packed, int64_t outer,
                        int64_t rows, int64_t heads, int64_t dim) {
-    int64_t head = dim, row = heads * dim, batch = rows * row;
+    int64_t height = rows ? rows : 1; /* no stride is 0 by accident */
+    int64_t head = dim, row = heads * dim, batch = height * row;
     int32_t kind = c->o.strides;
-    if (kind == STRIDES_ODD) head = dim + 3, row = heads * head + 5, batch = rows * row + 7;
-    if (kind == STRIDES_HEADS_FIRST) row = dim, head = rows * dim;
+    if (kind == STRIDES_ODD) head = dim + 3, row = heads * head + 5, batch = height * row + 7;
+    if (kind == STRIDES_HEADS_FIRST) row = dim, head = height * dim;
     if (kind == STRIDES_REVERSED) row = -row;
     if (kind == STRIDES_BROADCAST && (t == &c->params.k || t == &c->params.v)) batch = 0;
     const int64_t shape[4] = {outer, rows, heads, dim}, strides[4] = {batch, row, head, 1};
@@ -150,11 +151,12 @@ static void place_vector(attention_case *c, tallow_tensor *t, int64_t n) {
     place_table(c, t, TALLOW_I32, n, 0, 0);
 }
 
-/* Returns how many rows there are, `slack` included: before the first sequence and behind each. */
+/* Sequences behind one another after `first` rows of none, each with `slack` rows to spare. Returns
+ * how many rows that takes. */
 static int64_t place_starts(attention_case *c, tallow_tensor *t, const int32_t *lengths,
-                            int32_t slack) {
+                            int32_t first, int32_t slack) {
     place_vector(c, t, c->o.batch + 1);
-    *int_at(t, 0, 0, 0) = slack;
+    *int_at(t, 0, 0, 0) = first;
     for (int b = 0; b < c->o.batch; b++)
         *int_at(t, b + 1, 0, 0) = *int_at(t, b, 0, 0) + lengths[b] + slack;
     return *int_at(t, c->o.batch, 0, 0);
@@ -165,7 +167,7 @@ static void place_queries(attention_case *c) {
     const case_options *o = &c->o;
     int64_t rows = o->lengths_q[0];
     if (o->packed_q) {
-        rows = place_starts(c, &p->cu_seqlens_q, o->lengths_q, 0) + o->slack;
+        rows = place_starts(c, &p->cu_seqlens_q, o->lengths_q, o->slack, 0) + o->slack;
     }
     c->rows = o->packed_q ? rows : rows * o->batch;
     p->out.dtype = o->out_f32 ? TALLOW_F32 : o->dtype;
@@ -213,11 +215,11 @@ static void place_keys(attention_case *c) {
 
     for (int b = 0; b < o->batch; b++) lengths[b] = final_rows(o, b);
     if (packed) {
-        rows = place_starts(c, &p->cu_seqlens_k, lengths, o->slack);
+        rows = place_starts(c, &p->cu_seqlens_k, lengths, o->slack, o->slack);
     } else if (o->k_layout == K_PAGED) {
         outer = place_pages(c);
         rows = o->page_size;
-        if (o->page_lengths_by_cu) place_starts(c, &p->cu_seqlens_k, lengths, 0);
+        if (o->page_lengths_by_cu) place_starts(c, &p->cu_seqlens_k, lengths, 0, 0);
     }
     int64_t capacity = o->k_layout == K_PAGED ? p->block_table.shape[1] * rows : rows;
     for (int b = 0; b < o->batch && !packed; b++) uneven = uneven || lengths[b] != capacity;
@@ -346,7 +348,7 @@ static void place_new(attention_case *c) {
     int64_t rows = o->seqlen_new;
     if (!appends(o)) return;
     if (packed_new(o)) {
-        rows = place_starts(c, &p->cu_seqlens_k_new, o->lengths_new, o->slack);
+        rows = place_starts(c, &p->cu_seqlens_k_new, o->lengths_new, o->slack, 0);
     }
     place_rows(c, &p->k_new, packed_new(o), o->batch, rows, o->heads_kv, o->head_dim);
     place_rows(c, &p->v_new, packed_new(o), o->batch, rows, o->heads_kv, o->head_dim_v);

@@ -101,7 +101,8 @@ static void random_rotary(case_options *o, uint64_t *state) {
         PICK(state, FREQUENCIES_THETA, FREQUENCIES_THETA, FREQUENCIES_INV_FREQ, FREQUENCIES_TABLES);
     o->table_dtype = PICK(state, TALLOW_F16, TALLOW_BF16, TALLOW_F32);
     if (chance(state, 30)) o->factor = 1.25f;
-    if (chance(state, 30)) o->theta = 500000;
+    bool theta = chance(state, 30);
+    if (o->frequencies == FREQUENCIES_THETA && theta) o->theta = 500000;
     if (chance(state, 50)) o->positions = PICK(state, TALLOW_I32, TALLOW_I64);
     o->position = between(state, 0, INT32_MAX - 1);
     o->position = PICK(state, 0, o->position % 5000, o->position);
