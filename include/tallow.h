@@ -138,7 +138,7 @@ typedef struct tallow_rotary_params {
     tallow_rotary_angles rotary;
     void *stream;    /* CUDA stream; null on the CPU */
     int32_t device;  /* tallow_device */
-    int32_t threads; /* CPU threads; 0: as many as OpenMP gives */
+    int32_t threads; /* CPU threads, at most one a processor; 0: OpenMP's choice */
 } tallow_rotary_params;
 
 TALLOW_API tallow_status tallow_rotary(const tallow_rotary_params *params, size_t params_size);
@@ -248,7 +248,7 @@ typedef struct tallow_attention_params {
         batch_invariant; /* 1: a sequence's bits depend neither on its neighbours in the batch nor
                             on the allocated cache. Results are bitwise repeatable in any case */
     int32_t device;      /* tallow_device */
-    int32_t threads;     /* CPU threads; 0: as many as OpenMP gives */
+    int32_t threads;     /* CPU threads, at most one a processor; 0: OpenMP's choice */
     void *stream;        /* CUDA stream; null on the CPU */
     void *workspace;     /* scratch of tallow_attention_workspace bytes, 256-byte aligned, on the
                             device; on the CPU null means malloc during the call */
@@ -294,7 +294,7 @@ typedef struct tallow_merge_params {
     tallow_tensor lse; /* optional */
     void *stream;
     int32_t device;  /* tallow_device */
-    int32_t threads; /* CPU threads; 0: as many as OpenMP gives */
+    int32_t threads; /* CPU threads, at most one a processor; 0: OpenMP's choice */
 } tallow_merge_params;
 
 TALLOW_API tallow_status tallow_merge(const tallow_merge_params *params, size_t params_size);

@@ -33,8 +33,8 @@ static cpu_level widest(void) {
 #endif
 }
 
-/* Intel's cores multiply bf16 pairs at half the rate of f32 (Sapphire Rapids, two cores: 166 against
- * 326 GFLOP/s), so there the pairs must be asked for by name. */
+/* Intel's cores multiply bf16 pairs at half the rate of f32 (Sapphire Rapids, two cores: 166
+ * against 326 GFLOP/s), so there the pairs must be asked for by name. */
 static bool slow_dot(void) {
 #ifdef TALLOW_X86
     return __builtin_cpu_is("intel");
@@ -61,7 +61,9 @@ tallow_status tallow_cpu_level(cpu_level *out) {
 
 int tallow_cpu_threads(int32_t threads) {
 #ifdef _OPENMP
-    return threads > 0 ? threads : omp_get_max_threads();
+    int processors = omp_get_num_procs();
+    if (threads == 0) return omp_get_max_threads();
+    return threads < processors ? threads : processors;
 #else
     (void)threads;
     return 1;

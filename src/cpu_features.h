@@ -12,7 +12,8 @@ const char *tallow_cpu_level_name(cpu_level level);
  * than the CPU has, which then gives the widest; a name that is no level is an error. */
 tallow_status tallow_cpu_level(cpu_level *out);
 
-/* CPU threads of a call that asks for `threads` (0: OpenMP's choice). */
+/* CPU threads of a call that asks for `threads`: OpenMP's choice for 0, and never more than there
+ * are processors, since a thread that cannot be created ends the process. */
 int tallow_cpu_threads(int32_t threads);
 
 #endif
