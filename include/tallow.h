@@ -242,7 +242,7 @@ typedef struct tallow_attention_params {
     tallow_tensor positions_k_new;
 
     /* How to compute */
-    int64_t num_splits; /* key splits: 0 chosen, 1 off, n exactly n */
+    int64_t num_splits; /* key splits: 0 chosen, 1 off, n exactly n, at most 4096 */
     int32_t precision;  /* tallow_precision */
     int32_t
         batch_invariant; /* 1: a sequence's bits depend neither on its neighbours in the batch nor
