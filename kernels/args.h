@@ -28,7 +28,7 @@ typedef unsigned long long uint64_t;
 enum {
     COMBINE_ROWS = 4,    /* rows of a block of tallow_combine, one warp each */
     MERGE_ROWS = 4,      /* rows of a block of tallow_merge, one warp each */
-    TOKEN_THREADS = 128, /* threads of a block of tallow_append and tallow_rotate: one token */
+    TOKEN_THREADS = 128,  /* threads of a block of tallow_append and tallow_rotate: one token */
     ROTATE_PAIRS = 320 /* pairs that one launch rotates; tallow_rotate is launched again for more */
 };
 

@@ -105,7 +105,8 @@ static bool fits(const spec *s, const spec_tile *t) {
 
 bool tallow_spec_tile(const spec *s, spec_tile *out) {
     const bool full = s->dtype == TALLOW_F32, few = s->rows == 1;
-    const int32_t dv = s->head_dim_v, wide = most(s->head_dim, dv);
+    const bool heavy = s->scores == 1 || s->p_parts == 2 || s->paged == 1;
+    const int32_t wide = most(s->head_dim, s->head_dim_v);
     memset(out, 0, sizeof *out);
     if (is_zero(s)) return true;
 #define TALLOW_TILE(condition, ...)                                                                \
@@ -117,7 +118,6 @@ bool tallow_spec_tile(const spec *s, spec_tile *out) {
         if (fits(s, out)) return true;                                                             \
     }
 #include "tiles.def"
-    (void)dv;
     return false;
 }
 

@@ -1,0 +1,95 @@
+/* Shared memory: where chunks of 16 bytes lie, and asynchronous copies into it. */
+#ifndef COPY_SM80_CUH
+#define COPY_SM80_CUH
+
+#include "spec.cuh"
+
+/* Chunks of a row are permuted so that 8 rows' chunks of one column, which ldmatrix reads together,
+ * lie in different banks: by an exclusive or with bits of the row. How many chunks the permutation
+ * spans depends on how a row's length divides the 128 bytes of all banks. */
+INLINE constexpr int swizzle_span(int chunks) {
+    return chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : 2;
+}
+
+INLINE int swizzle(int row, const int chunks) {
+    const int span = swizzle_span(chunks);
+    return span == 8 ? row & 7 : span == 4 ? row >> 1 & 3 : row >> 2 & 1;
+}
+
+/* Shared address of a chunk in rows of `chunks` chunks. */
+INLINE uint32_t chunk_at(uint32_t base, int row, int chunk, const int chunks) {
+    return base + (row * chunks + (chunk ^ swizzle(row, chunks))) * 16;
+}
+
+/* From the address of chunk 0 or 1 of a row to the one `step` (even) further. */
+INLINE uint32_t chunk_further(uint32_t address, const int step, const int chunks) {
+    const int inside = swizzle_span(chunks) - 1;
+    return (address ^ (step & inside) * 16) + (step & ~inside) * 16;
+}
+
+INLINE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+INLINE float shared_f32(uint32_t address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+INLINE void set_shared_f32(uint32_t address, float x) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
+}
+INLINE int shared_i32(uint32_t address) {
+    int x;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+    return x;
+}
+INLINE void set_shared_i32(uint32_t address, int x) {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+INLINE uint4 shared_chunk(uint32_t address) {
+    uint4 c;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(c.x), "=r"(c.y), "=r"(c.z), "=r"(c.w)
+                 : "r"(address)
+                 : "memory");
+    return c;
+}
+INLINE void set_shared_chunk(uint32_t address, uint4 c) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(c.x), "r"(c.y),
+                 "r"(c.z), "r"(c.w)
+                 : "memory");
+}
+
+/* A chunk from anywhere, element by element. */
+INLINE uint4 gather_chunk(const char *from) {
+    if (spec::full) {
+        const uint32_t *words = (const uint32_t *)from;
+        return make_uint4(words[0], words[1], words[2], words[3]);
+    }
+    const uint16_t *half = (const uint16_t *)from;
+    return make_uint4(half[0] | (uint32_t)half[1] << 16, half[2] | (uint32_t)half[3] << 16,
+                      half[4] | (uint32_t)half[5] << 16, half[6] | (uint32_t)half[7] << 16);
+}
+
+/* Starts the copy of a chunk; without `there` it becomes zeros and nothing is read. */
+INLINE void copy_chunk(uint32_t to, const char *from, bool there) {
+    if (spec::access == 0)
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                     "r"(there ? 16 : 0)
+                     : "memory");
+    else
+        set_shared_chunk(to, there ? gather_chunk(from) : make_uint4(0, 0, 0, 0));
+}
+
+/* Starts the copy of a 32-bit word. */
+INLINE void copy_word(uint32_t to, const int32_t *from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+/* Copies started since the last call become a group; waits until at most `pending` groups of the
+ * calling thread are under way. */
+INLINE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int pending> INLINE void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+#endif

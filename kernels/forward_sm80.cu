@@ -1,0 +1,93 @@
+/* Attention of one tile on tensor cores, with the instructions of sm_80.
+ *
+ * A tile is block_rows packed rows, (query, head of the group) pairs of one key head, against a
+ * part of their keys. Blocks of keys are taken from the last to the first, so that under a causal
+ * mask the masked ones come first:
+ *
+ *   S = Q K^T;  scores;  P = 2^(S - max), O and sums brought to the new max;  O += P V
+ *
+ * Scores are in units of log2(e). Grid: (batch * heads_kv * row_blocks * splits); block:
+ * tile.threads; dynamic shared memory: tile.shared_bytes (src/spec.h). With splits > 1
+ * tallow_combine follows. */
+#if SPEC_dtype == 3
+#include "fma.cuh"
+#else
+#include "mma_sm80.cuh"
+#endif
+#include "keys.cuh"
+#include "nonfinite.cuh"
+#include "output.cuh"
+
+/* Starts the copy of the tile's rows of Q; rows that do not exist become zeros. */
+INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) {
+    note_addresses(a, w, memory, a.q);
+    __syncthreads();
+    for (int i = threadIdx.x; i < tile::block_rows * layout::q_chunks; i += tile::threads) {
+        int row = i / layout::q_chunks, chunk = i % layout::q_chunks;
+        bool there = row < w.rows && chunk * 16 < spec::head_dim * spec::element;
+        const char *from = there ? (const char *)noted(memory, row) + chunk * 16 : a.q.data;
+        copy_chunk(chunk_at(memory + layout::q, row, chunk, layout::q_chunks), from, there);
+    }
+    __syncthreads(); /* addresses have been read */
+}
+
+INLINE bool is_clean(const work &w, int block) {
+    return w.clean.begin <= block * tile::block_keys &&
+           (block + 1) * tile::block_keys <= w.clean.end;
+}
+
+/* All blocks of keys, from the last to the first. */
+INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, const work &w,
+                   uint32_t memory, float scale) {
+    start_ring(a, w, memory);
+    for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--) {
+        const int first_key = block * tile::block_keys;
+        const bool masked = !is_clean(w, block);
+        score_block s;
+
+        if (masked) note_visible(a, w, memory, first_key);
+        uint32_t k = next_slot(a, w, memory, block, false);
+        multiply_keys(s, memory + layout::q, k);
+        if (spec::scores == 1) bias_scores(s, a, memory, first_key);
+        if (masked) mask_scores(s, memory);
+        weigh(s, state, o, scale, memory);
+        if (spec::scores == 1 && a.dropout_threshold > 0) drop_weights(s, a, w, first_key);
+        if (tile::shares_p) share_weights(s, memory + layout::p);
+
+        uint32_t v = next_slot(a, w, memory, block, true);
+        if (masked && w.careful) remove_nonfinite(v);
+        multiply_values(o, s, memory + layout::p, v);
+    }
+    if (!w.careful) return;
+    for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--)
+        if (!is_clean(w, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
+}
+
+/* Whether some key may be hidden from some row. */
+INLINE bool hides_keys(const work &w) {
+    return w.blocks.begin < w.blocks.end &&
+           !(is_clean(w, w.blocks.begin) && is_clean(w, w.blocks.end - 1));
+}
+
+extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
+tallow_forward(const __grid_constant__ forward_args a) {
+    extern __shared__ __align__(128) char shared_memory[];
+    const uint32_t memory = shared_address(shared_memory);
+    work &w = *(work *)(shared_memory + layout::work);
+    if (threadIdx.x == 0) w = work_of(a, tile::block_rows, tile::block_keys);
+    __syncthreads();
+    if (w.rows == 0) return;
+    const float scale = spec::scores == 1 ? 1 : a.scale * LOG2E;
+    softmax_state state;
+    out_block o;
+
+    note_rows(a, w, memory);
+    copy_queries(a, w, memory);
+    for (;;) {
+        clear(state, o);
+        attend(o, state, a, w, memory, scale);
+        if (!__syncthreads_or(!w.careful && hides_keys(w) && any_nonfinite(o))) break;
+        if (threadIdx.x == 0) w.careful = true;
+    }
+    finish_tile(o, state, a, w, scale, memory);
+}

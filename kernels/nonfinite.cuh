@@ -1,0 +1,75 @@
+/* A weight of 0 times inf or NaN is NaN, so that a value that some rows see would leak to the rows
+ * of the tile that must not see it. This is too rare to look for: a tile whose output is not finite
+ * is computed once more, carefully. Then every inf and NaN of V in a masked block of keys is taken
+ * out, and in the end added to the rows that see it: whatever their weight, the sum is the same. */
+#ifndef NONFINITE_CUH
+#define NONFINITE_CUH
+
+#include "scores.cuh"
+
+INLINE bool any_nonfinite(const out_block &o) {
+    float zero = 0;
+    UNROLL for (int m = 0; m < tile::row_parts; m++)
+        UNROLL for (int n = 0; n < tile::column_parts; n++)
+            UNROLL for (int c = 0; c < 4; c++) zero = fmaf(o[m][n][c], 0, zero);
+    return zero != 0;
+}
+
+INLINE bool nonfinite_bits(uint32_t bits) {
+    const uint32_t exponent = spec::full ? 0x7f800000u : spec::f16 ? 0x7c00u : 0x7f80u;
+    return (bits & exponent) == exponent;
+}
+
+INLINE uint32_t finite_word(uint32_t word) {
+    if (spec::full) return nonfinite_bits(word) ? 0 : word;
+    return (nonfinite_bits(word) ? 0 : word & 0xffffu) |
+           (nonfinite_bits(word >> 16) ? 0 : word & 0xffff0000u);
+}
+
+/* Takes inf and NaN out of a block of V in shared memory. */
+INLINE void remove_nonfinite(uint32_t v) {
+    for (int i = threadIdx.x; i < tile::block_keys * layout::v_chunks; i += tile::threads) {
+        uint4 c = shared_chunk(v + i * 16);
+        set_shared_chunk(v + i * 16, make_uint4(finite_word(c.x), finite_word(c.y),
+                                                finite_word(c.z), finite_word(c.w)));
+    }
+    __syncthreads();
+}
+
+/* Element `column` of a row of V: 0 if it is finite. */
+INLINE float nonfinite_value(const char *row, int column) {
+    if (column >= spec::head_dim_v) return 0;
+    uint32_t bits = spec::full ? ((const uint32_t *)row)[column] : ((const uint16_t *)row)[column];
+    if (!nonfinite_bits(bits)) return 0;
+    if (spec::full) return __uint_as_float(bits);
+    bool nan = bits & (spec::f16 ? 0x3ffu : 0x7fu);
+    return __uint_as_float((bits & 0x8000u) << 16 | 0x7f800000u | (nan ? 0x400000u : 0));
+}
+
+INLINE const char *value_row(const forward_args &a, const work &w, int key) {
+    if (!spec::paged) return w.v + key * a.v.row_stride;
+    int2 at = page_of(a.sequences, w.b, w.seq.k_start + key);
+    return w.v + at.x * a.v.batch_stride + at.y * a.v.row_stride;
+}
+
+/* Adds what was taken out of a block of keys to the rows that see it. */
+INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, uint32_t memory,
+                          int first_key) {
+    __syncthreads();
+    note_visible(a, w, memory, first_key);
+    __syncthreads();
+    const int keys = least(tile::block_keys, w.seq.seqlen_k - first_key);
+    _Pragma("unroll 1") for (int j = 0; j < keys; j++) {
+        const char *row = value_row(a, w, first_key + j);
+        UNROLL for (int n = 0; n < tile::column_parts; n++)
+            UNROLL for (int c = 0; c < 2; c++) {
+                float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
+                if (value == 0) continue;
+                UNROLL for (int i = 0; i < tile::row_states; i++)
+                    if (noted(memory, row_in_tile(i)) >> j & 1)
+                        o[i / 2][n][i % 2 * 2 + c] += value;
+            }
+    }
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* Which tile a thread block computes, and which part of its keys. */
+#ifndef SCHEDULE_CUH
+#define SCHEDULE_CUH
+
+#include "masks.cuh"
+
+struct work {
+    sequence seq;
+    int b, head_kv;
+    int row_block, row_begin, rows; /* rows of the tile; none: nothing to do */
+    int part, parts;                /* of the tile's keys */
+    interval blocks;                /* of keys, in this part */
+    interval clean;                 /* keys that every row sees */
+    const char *k, *v;              /* the key head's row of key 0; paged: of page 0 */
+    bool careful;                   /* see nonfinite.cuh */
+};
+
+/* Position of packed row r of a sequence: its query's, in keys. */
+INLINE int position_of(const forward_args &a, const sequence &seq, int r) {
+    return (int)divide(r, a.sequences.group) + seq.seqlen_k - seq.seqlen_q;
+}
+
+/* Query and head of a row of the tile. */
+struct query_of_row {
+    int64_t query;
+    int head;
+};
+
+INLINE query_of_row query_of(const forward_args &a, const work &w, int row) {
+    uint32_t packed = w.row_begin + row, query = divide(packed, a.sequences.group);
+    uint32_t head = w.head_kv * a.sequences.group.by + packed - query * a.sequences.group.by;
+    query_of_row q = {(int64_t)query, (int)head};
+    return q;
+}
+
+/* Row block `row_block` of (b, key head) number `head`, all parts of it in one. */
+INLINE work tile_of(const forward_args &a, int head, int row_block, int block_rows,
+                    int block_keys) {
+    work w;
+    w.b = head / a.sequences.heads_kv;
+    w.head_kv = head - w.b * a.sequences.heads_kv;
+    w.seq = sequence_of(a.sequences, w.b);
+    w.row_block = row_block;
+    w.row_begin = row_block * block_rows;
+    int64_t rows = (int64_t)w.seq.seqlen_q * a.sequences.group.by - w.row_begin;
+    w.rows = (int)clamp64(rows, 0, block_rows);
+    w.part = 0;
+    w.parts = 1;
+    if (w.rows == 0) return w;
+
+    interval positions = {position_of(a, w.seq, w.row_begin),
+                          position_of(a, w.seq, w.row_begin + w.rows - 1) + 1};
+    interval keys = visible_interval(a, w.b, w.seq.seqlen_k, positions);
+    if (keys.begin >= keys.end) keys.begin = keys.end = 0;
+    w.blocks.begin = keys.begin / block_keys;
+    w.blocks.end = (keys.end + block_keys - 1) / block_keys;
+    w.clean.begin = window_of(a, w.seq.seqlen_k, positions.end - 1).begin;
+    w.clean.end = window_of(a, w.seq.seqlen_k, positions.begin).end;
+    int most_parts = (w.blocks.end - w.blocks.begin + a.split_blocks - 1) / a.split_blocks;
+    w.parts = most(1, least(a.splits, most_parts));
+    return w;
+}
+
+/* Keeps one part of the tile's blocks of keys. */
+INLINE void take_part(work &w, int part) {
+    int64_t blocks = w.blocks.end - w.blocks.begin;
+    int first = w.blocks.begin;
+    w.part = part;
+    w.blocks.begin = first + (int)(blocks * part / w.parts);
+    w.blocks.end = first + (int)(blocks * (part + 1) / w.parts);
+}
+
+INLINE const char *head_of(const forward_args &a, const work &w, const rows_arg &view) {
+    const char *head = view.data + w.head_kv * view.head_stride;
+    if (a.sequences.block_table) return head;
+    return head + w.seq.cache_row * view.batch_stride + w.seq.k_start * view.row_stride;
+}
+
+/* Thread blocks start in the order of their index: sections of heads, whose K and V should fit in
+ * L2, one after the other; in a section the last row blocks first, which under a causal mask are
+ * the longest; then heads; then parts. */
+INLINE work work_of(const forward_args &a, int block_rows, int block_keys) {
+    int heads = a.sequences.batch * a.sequences.heads_kv;
+    int per_section = a.section * a.row_blocks * a.splits;
+    int section = blockIdx.x / per_section, rest = blockIdx.x % per_section;
+    int first_head = section * a.section, in_section = least(a.section, heads - first_head);
+    int part = rest % a.splits, item = rest / a.splits;
+    int row_block = a.row_blocks - 1 - item / in_section;
+    work w = tile_of(a, first_head + item % in_section, row_block, block_rows, block_keys);
+    if (part >= w.parts) w.rows = 0;
+    if (w.rows > 0) take_part(w, part);
+    w.careful = false;
+    w.k = head_of(a, w, a.k);
+    w.v = head_of(a, w, a.v);
+    return w;
+}
+
+/* The partial results of a tile's part: block_rows rows of out, then block_rows lse. */
+INLINE float *partial_of(const forward_args &a, const work &w, int part, int block_rows) {
+    int64_t tile =
+        ((int64_t)w.b * a.sequences.heads_kv + w.head_kv) * a.row_blocks + w.row_block;
+    return a.partial + (tile * a.splits + part) * block_rows * (a.head_dim_v + 1);
+}
+
+#endif

@@ -1,0 +1,121 @@
+/* From products to scores: scale, softcap, ALiBi, mask; and dropout of weights. */
+#ifndef SCORES_CUH
+#define SCORES_CUH
+
+#include "layout.cuh"
+#include "schedule.cuh"
+
+/* What is known of a row, in shared memory: its position, its ALiBi slope, and 8 bytes more: its
+ * address in q at the start and in out at the end; in between, while a masked block of keys is
+ * worked on, which of those it sees. */
+INLINE uint32_t row_facts(uint32_t memory, int row) { return memory + layout::rows + row * 16; }
+
+INLINE void note(uint32_t memory, int row, uint64_t fact) {
+    set_shared_i32(row_facts(memory, row) + 8, (uint32_t)fact);
+    set_shared_i32(row_facts(memory, row) + 12, (uint32_t)(fact >> 32));
+}
+INLINE uint64_t noted(uint32_t memory, int row) {
+    uint32_t facts = row_facts(memory, row);
+    return (uint32_t)shared_i32(facts + 8) | (uint64_t)(uint32_t)shared_i32(facts + 12) << 32;
+}
+
+INLINE void note_rows(const forward_args &a, const work &w, uint32_t memory) {
+    const floats_arg &slopes = a.alibi_slopes;
+    for (int row = threadIdx.x; row < tile::block_rows; row += tile::threads) {
+        query_of_row q = query_of(a, w, row);
+        float slope = 0;
+        if (spec::scores == 1 && slopes.data && row < w.rows)
+            slope = slopes.data[w.b * slopes.batch_stride + q.head * slopes.head_stride];
+        set_shared_i32(row_facts(memory, row), position_of(a, w.seq, w.row_begin + row));
+        set_shared_f32(row_facts(memory, row) + 4, slope);
+    }
+}
+
+/* Where each row lies in q or out. */
+INLINE void note_addresses(const forward_args &a, const work &w, uint32_t memory,
+                           const rows_arg &view) {
+    for (int row = threadIdx.x; row < w.rows; row += tile::threads) {
+        query_of_row q = query_of(a, w, row);
+        note(memory, row, (uint64_t)(view.data + w.b * view.batch_stride +
+                                     (w.seq.q_start + q.query) * view.row_stride +
+                                     q.head * view.head_stride));
+    }
+}
+
+/* With scores = 1: products become scores in units of log2(e). */
+INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, int first_key) {
+    const float inner = a.softcap > 0 ? a.scale / a.softcap : a.scale;
+    first_key += column_warp() * tile::warp_keys + lane_id() % 4 * 2;
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        uint32_t facts = row_facts(memory, row_in_tile(i));
+        int gap = shared_i32(facts) - first_key;
+        float slope = shared_f32(facts + 4);
+        UNROLL for (int n = 0; n < tile::key_parts; n++)
+            UNROLL for (int c = 0; c < 2; c++) {
+                float &x = s[i / 2][n][i % 2 * 2 + c];
+                x *= inner;
+                if (a.softcap > 0) x = a.softcap * tanhf(x);
+                x = LOG2E * fmaf(-slope, fabsf((float)(gap - n * 8 - c)), x);
+            }
+    }
+}
+
+/* Before the barrier in front of a masked block: which of its keys each row sees. */
+INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
+    for (int row = threadIdx.x; row < tile::block_rows; row += tile::threads) {
+        int position = shared_i32(row_facts(memory, row));
+        uint64_t seen = visible_keys(a, w.b, w.seq.seqlen_k, position, first_key);
+        note(memory, row, seen);
+    }
+}
+
+/* Hides keys from the rows that must not see them. */
+INLINE void mask_scores(score_block &s, uint32_t memory) {
+    const int first = column_warp() * tile::warp_keys + lane_id() % 4 * 2;
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        uint64_t seen = noted(memory, row_in_tile(i)) >> first;
+        uint32_t half[2] = {(uint32_t)seen, (uint32_t)(seen >> 32)};
+        UNROLL for (int n = 0; n < tile::key_parts; n++)
+            UNROLL for (int c = 0; c < 2; c++)
+                if (!(half[n / 4] >> (n % 4 * 8 + c) & 1))
+                    s[i / 2][n][i % 2 * 2 + c] = MINUS_INFINITY;
+    }
+}
+
+/* ---- dropout ---- */
+
+/* Philox4x32-10 (Salmon et al.): four words from a counter and a key. */
+INLINE uint4 philox(uint4 counter, uint2 key) {
+    for (int round = 0; round < 10; round++) {
+        uint32_t high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
+        uint32_t high2 = __umulhi(0xCD9E8D57u, counter.z), low2 = 0xCD9E8D57u * counter.z;
+        counter = make_uint4(high2 ^ counter.y ^ key.x, low2, high0 ^ counter.w ^ key.y, low0);
+        key.x += 0x9E3779B9u;
+        key.y += 0xBB67AE85u;
+    }
+    return counter;
+}
+
+/* Weights whose random word is below the threshold become 0; the others' scale waits for the end.
+ * A thread's two keys are the first or the second half of four that share a counter. */
+INLINE void drop_weights(score_block &s, const forward_args &a, const work &w, int first_key) {
+    const uint2 key = make_uint2((uint32_t)a.dropout_seed,
+                                 (uint32_t)(a.dropout_seed >> 32) ^
+                                     (uint32_t)(a.dropout_offset >> 32));
+    first_key += column_warp() * tile::warp_keys + lane_id() % 4 * 2;
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        query_of_row q = query_of(a, w, row_in_tile(i));
+        UNROLL for (int n = 0; n < tile::key_parts; n++) {
+            uint4 words = philox(make_uint4((first_key + n * 8) / 4, (uint32_t)q.query,
+                                            w.b * a.sequences.heads + q.head,
+                                            (uint32_t)a.dropout_offset),
+                                 key);
+            bool second = lane_id() % 2;
+            float *pair = &s[i / 2][n][i % 2 * 2];
+            if ((second ? words.z : words.x) < a.dropout_threshold) pair[0] = 0;
+            if ((second ? words.w : words.y) < a.dropout_threshold) pair[1] = 0;
+        }
+    }
+}
+
+#endif

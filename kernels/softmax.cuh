@@ -1,0 +1,134 @@
+/* The running softmax of a thread's rows. Maxima are those of the scores as they lie in S: products
+ * when spec::scores is 0 (`scale` turns them into units of log2(e)), else already in such units. */
+#ifndef SOFTMAX_CUH
+#define SOFTMAX_CUH
+
+#include "layout.cuh"
+
+/* 2^x: by the special function unit, within 2 ulp; for f32 by a polynomial, within 1 ulp. */
+INLINE float power_of_two(float x) {
+    float y;
+    if (!spec::full) {
+        asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+        return y;
+    }
+    x = x < -127.0f ? -127.0f : x; /* NaN stays */
+    float t = x + 12582912.0f, f = x - (t - 12582912.0f);
+    y = fmaf(0.0001537070482f, f, 0.001339984829f);
+    y = fmaf(y, f, 0.009618373251f);
+    y = fmaf(y, f, 0.05550329035f);
+    y = fmaf(y, f, 0.2402264846f);
+    y = fmaf(y, f, 0.6931472056f);
+    y = fmaf(y, f, 1.0f);
+    return y * __int_as_float((__float_as_int(t) + 127) << 23);
+}
+
+INLINE float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+INLINE float quad_sum(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/* The warps of a row group wait for each other. Barrier 0 is the whole block's. */
+INLINE void group_barrier() {
+    if (tile::row_warps == 1)
+        __syncthreads();
+    else
+        asm volatile("bar.sync %0, %1;" ::"r"(1 + row_warp()), "n"(32 * tile::column_warps)
+                     : "memory");
+}
+
+/* What the warps of a group hold of a row, each in its place; read back in a fixed order. */
+INLINE uint32_t exchange_at(uint32_t memory, int i, int warp) {
+    return memory + layout::maxima + (row_in_tile(i) * tile::column_warps + warp) * 4;
+}
+INLINE void put_exchange(uint32_t memory, const row_values &x) {
+    if (lane_id() % 4 == 0)
+        UNROLL for (int i = 0; i < tile::row_states; i++)
+            set_shared_f32(exchange_at(memory, i, column_warp()), x[i]);
+    group_barrier();
+}
+
+struct softmax_state {
+    row_values max, sum; /* sum: of this thread's keys */
+};
+
+INLINE void clear(softmax_state &state, out_block &o) {
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        state.max[i] = MINUS_INFINITY;
+        state.sum[i] = 0;
+    }
+    UNROLL for (int m = 0; m < tile::row_parts; m++)
+        UNROLL for (int n = 0; n < tile::column_parts; n++)
+            UNROLL for (int c = 0; c < 4; c++) o[m][n][c] = 0;
+}
+
+/* The largest score of each row among the keys that this thread, or with column warps the whole
+ * group, holds. */
+INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memory) {
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        largest[i] = s[i / 2][0][i % 2 * 2];
+        UNROLL for (int n = 0; n < tile::key_parts; n++)
+            UNROLL for (int c = 0; c < 2; c++)
+                largest[i] = fmaxf(largest[i], s[i / 2][n][i % 2 * 2 + c]);
+    }
+    if constexpr (tile::column_warps > 1) {
+        UNROLL for (int i = 0; i < tile::row_states; i++) largest[i] = quad_max(largest[i]);
+        put_exchange(memory, largest);
+        UNROLL for (int i = 0; i < tile::row_states; i++)
+            UNROLL for (int warp = 0; warp < tile::column_warps; warp++)
+                largest[i] = fmaxf(largest[i], shared_f32(exchange_at(memory, i, warp)));
+    }
+}
+
+/* Scores become weights, and sums and O are brought to the new maxima. Most blocks of keys raise no
+ * maximum of the warp's rows; then nothing is exchanged and O stays as it is, which changes no bit:
+ * the factor would be 1. */
+INLINE void weigh(score_block &s, softmax_state &state, out_block &o, float scale,
+                  uint32_t memory) {
+    row_values largest;
+    bool raised = false;
+    row_maxima(largest, s, memory);
+    UNROLL for (int i = 0; i < tile::row_states; i++) raised |= largest[i] > state.max[i];
+    if (__any_sync(~0u, raised)) {
+        UNROLL for (int i = 0; i < tile::row_states; i++) {
+            float new_max = quad_max(fmaxf(largest[i], state.max[i]));
+            float factor = power_of_two((state.max[i] - new_max) * scale);
+            if (state.max[i] == new_max) factor = 1; /* both may be -inf */
+            state.max[i] = new_max;
+            state.sum[i] *= factor;
+            UNROLL for (int n = 0; n < tile::column_parts; n++) {
+                o[i / 2][n][i % 2 * 2] *= factor;
+                o[i / 2][n][i % 2 * 2 + 1] *= factor;
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        float shift = state.max[i] == MINUS_INFINITY ? 0 : -state.max[i] * scale;
+        UNROLL for (int n = 0; n < tile::key_parts; n++)
+            UNROLL for (int c = 0; c < 2; c++) {
+                float &x = s[i / 2][n][i % 2 * 2 + c];
+                x = power_of_two(fmaf(x, scale, shift));
+                state.sum[i] += x;
+            }
+    }
+}
+
+/* Sums over all of a row's keys. */
+INLINE void finish_sums(row_values &sum, uint32_t memory) {
+    UNROLL for (int i = 0; i < tile::row_states; i++) sum[i] = quad_sum(sum[i]);
+    if constexpr (tile::column_warps > 1) {
+        group_barrier(); /* maxima have been read */
+        put_exchange(memory, sum);
+        UNROLL for (int i = 0; i < tile::row_states; i++) {
+            sum[i] = 0;
+            UNROLL for (int warp = 0; warp < tile::column_warps; warp++)
+                sum[i] += shared_f32(exchange_at(memory, i, warp));
+        }
+    }
+}
+
+#endif
