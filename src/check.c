@@ -227,9 +227,8 @@ bool tallow_need_device(int32_t device, int32_t threads, const void *stream) {
     return tallow_need(device == TALLOW_DEVICE_CPU || device == TALLOW_DEVICE_CUDA,
                        "device = %d: must be TALLOW_DEVICE_CPU (0) or TALLOW_DEVICE_CUDA (1)",
                        (int)device) &&
-           tallow_need(threads >= 0 && threads <= MOST_THREADS,
-                       "threads = %d: must be 0, for as many as OpenMP gives, to %d", (int)threads,
-                       MOST_THREADS) &&
+           tallow_need(threads >= 0, "threads = %d: must be at least 0, for OpenMP's choice",
+                       (int)threads) &&
            tallow_need(!stream || device == TALLOW_DEVICE_CUDA,
                        "stream = %p: must be null on the CPU", stream);
 }

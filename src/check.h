@@ -23,7 +23,6 @@ tallow_status tallow_copy_params(void *out, size_t size, size_t oldest, const vo
 
 enum {
     ANY = -1, /* a size that is free */
-    MOST_THREADS = 4096,
     MOST_SPLITS = 4096
 };
 

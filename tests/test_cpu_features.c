@@ -1,4 +1,4 @@
-/* TALLOW_CPU lowers the instruction set, never raises it, and must be a name. */
+/* TALLOW_CPU chooses among the levels that the CPU has, and must be a name. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdlib.h>
 #include <string.h>
@@ -7,20 +7,35 @@
 #include "cpu_features.h"
 #include "expect.h"
 
+static cpu_level with(const char *name) {
+    cpu_level level = CPU_LEVELS;
+    setenv("TALLOW_CPU", name, 1);
+    EXPECT(tallow_cpu_level(&level) == TALLOW_OK, "%s", tallow_last_error());
+    return level;
+}
+
+/* A level that the CPU lacks gives its widest; unnamed, no more than that is chosen. */
 static void levels(void) {
-    cpu_level widest, level;
-    unsetenv("TALLOW_CPU");
-    EXPECT(tallow_cpu_level(&widest) == TALLOW_OK && widest < CPU_LEVELS, "%s",
-           tallow_last_error());
+    const cpu_level widest = with("avx512bf16");
     for (int wanted = CPU_SCALAR; wanted < CPU_LEVELS; wanted++) {
-        const int expected = wanted < (int)widest ? wanted : (int)widest;
-        setenv("TALLOW_CPU", tallow_cpu_level_name((cpu_level)wanted), 1);
-        EXPECT(tallow_cpu_level(&level) == TALLOW_OK && (int)level == expected, "%s gives %s",
-               tallow_cpu_level_name((cpu_level)wanted), tallow_cpu_level_name(level));
+        const char *name = tallow_cpu_level_name((cpu_level)wanted);
+        const cpu_level level = with(name);
+        EXPECT((int)level == (wanted < (int)widest ? wanted : (int)widest), "%s gives %s", name,
+               tallow_cpu_level_name(level));
     }
-    setenv("TALLOW_CPU", "", 1);
-    EXPECT(tallow_cpu_level(&level) == TALLOW_OK && level == widest, "empty gives %s",
-           tallow_cpu_level_name(level));
+    const cpu_level chosen = with("");
+    cpu_level unset;
+    unsetenv("TALLOW_CPU");
+    EXPECT(tallow_cpu_level(&unset) == TALLOW_OK && unset == chosen, "%s", tallow_last_error());
+    EXPECT(chosen <= widest && chosen + 1 >= widest, "chose %s of %s",
+           tallow_cpu_level_name(chosen), tallow_cpu_level_name(widest));
+}
+
+static void threads(void) {
+    const int all = tallow_cpu_threads(INT32_MAX);
+    EXPECT(all >= 1 && all <= 4096, "%d", all);
+    EXPECT(tallow_cpu_threads(0) >= 1, "%d", tallow_cpu_threads(0));
+    EXPECT(tallow_cpu_threads(1) == 1, "%d", tallow_cpu_threads(1));
 }
 
 /* The variable is read in every call, and said in what describes it. */
@@ -44,9 +59,6 @@ static void calls(call *c) {
 int main(void) {
     levels();
     WITH(DENSE, (void)0, calls(c));
-    EXPECT(tallow_cpu_threads(0) >= 1, "%d", tallow_cpu_threads(0));
-#ifdef _OPENMP
-    EXPECT(tallow_cpu_threads(3) == 3, "%d", tallow_cpu_threads(3));
-#endif
+    threads();
     return expect_report();
 }

@@ -102,6 +102,7 @@ static void any_option(void) {
     GOOD(DENSE, c->a.max_seqlen_q = c->a.max_seqlen_k = INT64_MAX);
     GOOD(PACKED, (c->a.max_seqlen_q = 2, c->a.max_seqlen_k = 4));
     GOOD(DENSE, (c->a.num_splits = 4096, c->a.threads = 1, c->a.batch_invariant = 1));
+    GOOD(DENSE, c->a.threads = INT32_MAX); /* more than there are processors */
     GOOD(DENSE, c->a.softmax_scale = -0.5f);
     GOOD(DENSE, (c->a.dropout_seed = UINT64_MAX, c->a.dropout_offset = 1));
     GOOD(DENSE, c->a.dropout_p = nextafterf(1, 0));
