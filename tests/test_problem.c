@@ -324,6 +324,10 @@ static void rotary_angles(void) {
     BAD(CACHED, c->a.rotary.theta = INFINITY, SHAPES, "rotary.theta = inf", "finite");
     BAD(CACHED, c->a.rotary.attention_factor = NAN, SHAPES, "rotary.attention_factor = nan",
         "finite");
+    BAD(CACHED, c->a.rotary.attention_factor = INFINITY, SHAPES, "rotary.attention_factor = inf",
+        "finite");
+    BAD(CACHED, c->a.rotary.mrope = -1, SHAPES, "rotary.mrope = -1", "TALLOW_MROPE_NONE (0)");
+    BAD(CACHED, c->a.rotary.theta = 0.5, SHAPES, "rotary.theta = 0.5", "at least 1");
     BAD(CACHED, c->a.rotary.attention_factor = -1, SHAPES, "rotary.attention_factor = -1",
         "more than 0");
     BAD(CACHED, c->a.rotary.pairing = 2, SHAPES, "rotary.pairing = 2",

@@ -123,6 +123,33 @@ static void any_option(void) {
     GOOD(MERGE_PACKED, memset(&c->m.lse, 0, sizeof c->m.lse));
 }
 
+/* The least and the most of what has a range. */
+static void limits(void) {
+    GOOD(DENSE, (c->a.q.shape[2] = c->a.out.shape[2] = c->a.lse.shape[1] = 1,
+                 c->a.k.shape[2] = c->a.v.shape[2] = 1));
+    GOOD(PAGED, (c->a.k.shape[1] = c->a.v.shape[1] = 1, c->data.seqused[0] = 3));
+    GOOD(DENSE,
+         (c->a.out.shape[0] = c->a.q.shape[0] = c->a.lse.shape[0] = 1,
+          c->a.k.shape[0] = c->a.v.shape[0] = 1, strides(&c->a.out, 0, HEADS * DIM_V, DIM_V, 1)));
+    GOOD(CACHED, c->a.rotary.theta = 1);
+    GOOD(CACHED, (c->a.rotary.theta = 1e6, c->a.rotary.pairing = TALLOW_PAIRING_INTERLEAVED,
+                  c->a.rotary.attention_factor = 1.5f));
+    GOOD(CACHED, (use_tables(c), c->a.rotary.cos.shape[0] = c->a.rotary.sin.shape[0] = 3,
+                  memset(c->data.positions_q, 0, sizeof c->data.positions_q),
+                  c->a.k_new.shape[1] = c->a.v_new.shape[1] = 0, /* none is rotated */
+                  memset(&c->a.positions_k_new, 0, sizeof(tallow_tensor))));
+    GOOD(ROTARY, (c->r.x.shape[3] = c->r.out.shape[3] = 2,
+                  strides(&c->r.out, HEADS * ROWS_Q * 2, HEADS * 2, 2, 1)));
+    GOOD(ROTARY, (c->r.x = c->r.out = F32(q, 1, 1, 1, 1024), c->r.x.data = c->data.k));
+    GOOD(ROTARY, strides(&c->r.x, 0, 0, 0, 1));
+    GOOD(MERGE, (c->m.out_a.shape[3] = c->m.out_b.shape[3] = c->m.out.shape[3] = 1,
+                 strides(&c->m.out, ROWS_Q * HEADS, HEADS, 1, 9)));
+    GOOD(MERGE, strides(&c->m.lse_a, 0, 0, 1, 0));
+    GOOD(MERGE, (c->m.out_a.shape[0] = c->m.out_b.shape[0] = c->m.out.shape[0] = 0,
+                 c->m.lse_a.shape[0] = c->m.lse_b.shape[0] = c->m.lse.shape[0] = 0,
+                 c->m.lse.data = c->m.lse_a.data, strides(&c->m.lse, 0, 9, 1, 0)));
+}
+
 /* --------------------------------------------------------------------------------------------
  * What a checked call says
  * ------------------------------------------------------------------------------------------ */
@@ -230,6 +257,7 @@ int main(void) {
     any_strides();
     any_layout();
     any_option();
+    limits();
     defaults();
     resolved_strides();
     sequences();
