@@ -13,7 +13,9 @@
 #define PANEL         (GEMM_VECS * LANES)
 #define LOG2E         1.44269504088896341
 #define LN2           0.693147180559945309
-#define PREFETCH_KEYS 16 /* rows ahead of the one being packed */
+#define PREFETCH_KEYS 32 /* rows ahead of the one being packed */
+#define FEW_ROWS      16 /* so few query rows take keys in blocks that stay in the first cache */
+#define FEW_ROWS_KEYS 64
 
 #if !HAS_DOT
 #define vf_dot(sum, a, b) ((a) * (b) + (sum))
@@ -382,8 +384,8 @@ INLINE vf alibi_bias(const block *keys, int64_t position, int64_t column, float 
 static float score_row(const tile *t, const block *keys, row_id id, float *s) {
     const problem *p = t->p;
     vf largest = vf_set(-INFINITY);
+    const float scale = (float)(p->softmax_scale * LOG2E), cap = (float)(p->softcap * LOG2E);
     if (p->softcap == 0 && !p->alibi_slopes.data && !keys->masked && keys->count == keys->columns) {
-        float scale = (float)(p->softmax_scale * LOG2E);
         for (int64_t c = 0; c < keys->columns; c += LANES) {
             vf x = vf_load(s + c) * scale;
             vf_store(s + c, x);
@@ -394,13 +396,14 @@ static float score_row(const tile *t, const block *keys, row_id id, float *s) {
     interval window = window_of(t, id.position);
     const float_view *slopes = &p->alibi_slopes;
     float slope = 0;
-    if (slopes->data) slope = slopes->data[t->b * slopes->stride[0] + id.head * slopes->stride[1]];
+    if (slopes->data)
+        slope =
+            (float)(LOG2E * slopes->data[t->b * slopes->stride[0] + id.head * slopes->stride[1]]);
     for (int64_t c = 0; c < keys->columns; c += LANES) {
-        vf x = vf_load(s + c) * p->softmax_scale;
-        if (p->softcap > 0) x = p->softcap * vf_tanh(x / p->softcap);
+        vf x = vf_load(s + c);
+        x = p->softcap > 0 ? cap * vf_tanh(x * p->softmax_scale / p->softcap) : x * scale;
         if (slopes->data) x += alibi_bias(keys, id.position, c, slope);
-        x = vf_select(visible_lanes(t, keys, id.position, window, c), x * (float)LOG2E,
-                      vf_set(-INFINITY));
+        x = vf_select(visible_lanes(t, keys, id.position, window, c), x, vf_set(-INFINITY));
         vf_store(s + c, x);
         largest = vf_max(largest, x);
     }
@@ -421,10 +424,10 @@ static void philox(uint32_t counter[4], uint32_t key0, uint32_t key1) {
     }
 }
 
+/* The weights that stay are scaled by 1 / (1 - p) at the end, in f32, with the normalisation. */
 static void drop_row(const tile *t, const block *keys, row_id id, float *weights) {
     const problem *p = t->p;
     uint64_t threshold = (uint64_t)ceil(p->dropout_p * 0x1p32);
-    float kept = (float)(1 / (1 - p->dropout_p));
     uint32_t word[4] = {0};
     for (int64_t c = 0; c < keys->count; c++) {
         int64_t key = keys->begin + c;
@@ -436,7 +439,7 @@ static void drop_row(const tile *t, const block *keys, row_id id, float *weights
             philox(word, (uint32_t)p->dropout_seed,
                    (uint32_t)(p->dropout_seed >> 32) ^ (uint32_t)(p->dropout_offset >> 32));
         }
-        weights[c] = word[key % 4] >= threshold ? weights[c] * kept : 0;
+        if (word[key % 4] < threshold) weights[c] = 0;
     }
 }
 
@@ -568,17 +571,20 @@ static void finish_row(const tile *t, const buffers *buf, int64_t r) {
                id.query] = all.lse;
 }
 
-/* Looks up the rows of the block's keys, and of those to prefetch. */
-static void find_rows(const tile *t, block *keys, int64_t end) {
-    const problem *p = t->p;
-    int64_t k_head = t->head_kv * p->k.head_stride * element_size(p->dtype);
-    int64_t v_head = t->head_kv * p->v.head_stride * element_size(p->dtype);
-    for (int64_t c = 0; c < keys->columns + PREFETCH_KEYS; c++) {
-        int64_t key = keys->begin + c;
-        bool there = c < keys->count || (c >= keys->columns && key < end);
-        keys->keys[c] = there ? tallow_key_row(p, &p->k, &t->seq, t->b, key) + k_head : zero_row;
-        keys->values[c] = there ? tallow_key_row(p, &p->v, &t->seq, t->b, key) + v_head : zero_row;
+/* Looks up the rows of the block's keys in K or V, and of those to prefetch. */
+static void find_rows(const tile *t, const rows_view *view, const block *keys, int64_t end,
+                      const char **rows) {
+    int64_t size = element_size(view->dtype), head = t->head_kv * view->head_stride * size;
+    int64_t most_rows = keys->columns + PREFETCH_KEYS, known = least(end - keys->begin, most_rows);
+    if (t->p->k_layout == LAYOUT_PAGED) {
+        for (int64_t c = 0; c < known; c++)
+            rows[c] = tallow_key_row(t->p, view, &t->seq, t->b, keys->begin + c) + head;
+    } else {
+        const char *first = tallow_key_row(t->p, view, &t->seq, t->b, keys->begin) + head;
+        for (int64_t c = 0; c < known; c++) rows[c] = first + c * view->row_stride * size;
     }
+    for (int64_t c = known; c < most_rows; c++) rows[c] = zero_row;
+    for (int64_t c = keys->count; c < keys->columns; c++) rows[c] = zero_row;
 }
 
 void CONCAT(tallow_tile_, LEVEL)(const tile *t) {
@@ -594,13 +600,15 @@ void CONCAT(tallow_tile_, LEVEL)(const tile *t) {
     load_queries(t, &buf);
 
     interval range = tile_keys(t);
-    for (int64_t begin = range.begin; begin < range.end; begin += t->plan->block_keys) {
-        int64_t count = least(t->plan->block_keys, range.end - begin);
+    int64_t block_keys = t->rows <= FEW_ROWS ? FEW_ROWS_KEYS : t->plan->block_keys;
+    for (int64_t begin = range.begin; begin < range.end; begin += block_keys) {
+        int64_t count = least(block_keys, range.end - begin);
         block keys = {begin, count, round_up(count, LANES), false, key_rows, value_rows};
         bool all;
         if (!block_visible(t, begin, begin + count, &all)) continue;
         keys.masked = !all;
-        find_rows(t, &keys, range.end);
+        find_rows(t, &p->k, &keys, range.end, key_rows);
+        find_rows(t, &p->v, &keys, range.end, value_rows);
         pack_keys(p->dtype, dot, &keys, p->head_dim, buf.k);
         product(dot, t->rows, buf.q_stride, keys.columns, buf.q, buf.q_stride, buf.k, buf.s,
                 buf.s_stride, NULL);
