@@ -28,7 +28,8 @@ typedef struct {
 
 #define PART_WIDTH(head_dim_v) ((head_dim_v) + 2)
 
-/* What is left once a row has seen all its keys: the factor that normalises it, and its lse. */
+/* What is left once a row has seen all its keys: the factor that normalises it (and
+ * makes up for dropout), and its lse. */
 typedef struct {
     float scale, lse;
 } tallow_total;
@@ -44,7 +45,8 @@ static inline tallow_total tallow_tile_total(const problem *p, int64_t head, dou
         sum = sum * weight + exp2(sink - top);
         max = top;
     }
-    return (tallow_total){(float)(weight / sum), (float)((max + log2(sum)) * ln2)};
+    return (tallow_total){(float)(weight / (sum * (1 - p->dropout_p))),
+                          (float)((max + log2(sum)) * ln2)};
 }
 
 /* Scratch of one thread for a plan's tiles. */
