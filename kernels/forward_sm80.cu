@@ -58,6 +58,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         if (masked && w.careful) remove_nonfinite(v);
         multiply_values(o, s, memory + layout::p, v);
     }
+    wait_copies<0>(); /* without a block of keys, Q may still be on its way */
     if (!w.careful) return;
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--)
         if (!is_clean(w, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);

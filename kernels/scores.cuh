@@ -86,7 +86,7 @@ INLINE void mask_scores(score_block &s, uint32_t memory) {
 
 /* Philox4x32-10 (Salmon et al.): four words from a counter and a key. */
 INLINE uint4 philox(uint4 counter, uint2 key) {
-    for (int round = 0; round < 10; round++) {
+    _Pragma("unroll 1") for (int round = 0; round < 10; round++) {
         uint32_t high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
         uint32_t high2 = __umulhi(0xCD9E8D57u, counter.z), low2 = 0xCD9E8D57u * counter.z;
         counter = make_uint4(high2 ^ counter.y ^ key.x, low2, high0 ^ counter.w ^ key.y, low0);

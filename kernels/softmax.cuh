@@ -46,9 +46,10 @@ INLINE uint32_t exchange_at(uint32_t memory, int i, int warp) {
     return memory + layout::maxima + (row_in_tile(i) * tile::column_warps + warp) * 4;
 }
 INLINE void put_exchange(uint32_t memory, const row_values &x) {
-    if (lane_id() % 4 == 0)
+    if (lane_id() % 4 == 0) {
         UNROLL for (int i = 0; i < tile::row_states; i++)
             set_shared_f32(exchange_at(memory, i, column_warp()), x[i]);
+    }
     group_barrier();
 }
 
