@@ -480,6 +480,11 @@ void case_build(attention_case *c, const case_options *o, uint64_t seed) {
     compute_reference(c);
 }
 
+void case_build_random(attention_case *c, uint64_t seed, uint64_t index) {
+    case_options o = case_random(seed, index);
+    case_build(c, &o, seed + index);
+}
+
 void case_free(attention_case *c) {
     for (int i = 0; i < c->block_count; i++) {
         case_block *block = &c->blocks[i];

@@ -133,6 +133,9 @@ void case_defaults(case_options *o);
 /* Builds the tensors and computes the reference; the former alone when only time matters. */
 void case_build(attention_case *c, const case_options *o, uint64_t seed);
 void case_build_tensors(attention_case *c, const case_options *o, uint64_t seed);
+
+/* The random case of a seed and an index, data and all. */
+void case_build_random(attention_case *c, uint64_t seed, uint64_t index);
 void case_free(attention_case *c);
 
 /* Puts the tensors back as built and calls; a null device is the CPU. */

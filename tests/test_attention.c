@@ -35,26 +35,25 @@ static void find_levels(void) {
     }
 }
 
-static void run_case(const case_options *o, uint64_t seed, const char *repeat) {
-    attention_case c;
+static void run_case(attention_case *c, const char *repeat) {
     case_result result;
-    case_build(&c, o, seed);
     for (level *l = levels; l < levels + LEVELS; l++) {
         if (!l->present) continue;
         setenv("TALLOW_CPU", l->name, 1);
-        tallow_status status = case_run(&c, NULL);
+        tallow_status status = case_run(c, NULL);
         EXPECT(status == TALLOW_OK, "%s --level %s: %s", repeat, l->name, tallow_last_error());
         if (status != TALLOW_OK) continue;
-        case_check(&c, &result);
+        case_check(c, &result);
         EXPECT(result.ok, "%s --level %s: %s", repeat, l->name, result.text);
         if (result.plain_error == 0) continue;
         l->ratios += result.error / result.plain_error;
         l->count++;
     }
-    case_free(&c);
+    case_free(c);
 }
 
 int main(int argc, char **argv) {
+    attention_case c;
     char repeat[128];
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
     int count = argc > 2 ? atoi(argv[2]) : RANDOM_CASES;
@@ -62,13 +61,14 @@ int main(int argc, char **argv) {
     for (int i = 0; i < case_count(); i++) {
         snprintf(repeat, sizeof repeat, "tallow check --case %s --seed %" PRIu64, case_at(i)->name,
                  seed);
-        run_case(case_at(i), seed, repeat);
+        case_build(&c, case_at(i), seed);
+        run_case(&c, repeat);
     }
     printf("seed %" PRIu64 "\n", seed);
     for (int i = 0; i < count; i++) {
-        case_options o = case_random(seed, (uint64_t)i);
         snprintf(repeat, sizeof repeat, "tallow check --seed %" PRIu64 " --index %d", seed, i);
-        run_case(&o, seed + (uint64_t)i, repeat);
+        case_build_random(&c, seed, (uint64_t)i);
+        run_case(&c, repeat);
     }
     /* What a single case is granted for being a small sample, all together are not. */
     for (level *l = levels; l < levels + LEVELS; l++) {
