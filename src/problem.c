@@ -175,11 +175,11 @@ static bool bound(int64_t *out, const char *name, int64_t given, int64_t possibl
 }
 
 static bool bounds(problem *p, const params *a) {
-    const bool all_keys = p->k_layout != LAYOUT_PACKED && !GIVEN(cu_seqlens_k) &&
-                          !GIVEN(seqused_k) && !GIVEN(leftpad_k);
+    const bool all_rows = p->batch && p->q_layout == LAYOUT_DENSE;
+    const bool all_keys =
+        p->batch && !GIVEN(cu_seqlens_k) && !GIVEN(seqused_k) && !GIVEN(leftpad_k);
     p->max_seqlen_new = p->rows_new;
-    return bound(&p->max_seqlen_q, "max_seqlen_q", a->max_seqlen_q, p->rows_q,
-                 p->q_layout == LAYOUT_DENSE) &&
+    return bound(&p->max_seqlen_q, "max_seqlen_q", a->max_seqlen_q, p->rows_q, all_rows) &&
            bound(&p->max_seqlen_k, "max_seqlen_k", a->max_seqlen_k, p->rows_k, all_keys);
 }
 

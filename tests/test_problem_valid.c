@@ -26,6 +26,7 @@ static void no_batch(call *c) {
 
 static void empty_calls(void) {
     GOOD(DENSE, no_batch(c));
+    GOOD(DENSE, (no_batch(c), c->a.max_seqlen_q = c->a.max_seqlen_k = 1));
     GOOD(DENSE, empty(c, 0, ROWS_K));
     GOOD(DENSE, empty(c, ROWS_Q, 0));
     GOOD(DENSE, empty(c, 0, 0));
