@@ -24,6 +24,7 @@
 static int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t element_size(int32_t dtype) { return dtype == TALLOW_F32 ? 4 : 2; }
 
 /* The thread's matrices, carved from the tile's scratch. Strides are in words. */
 typedef struct {
@@ -119,39 +120,56 @@ static void product(bool dot, int64_t rows, int64_t depth, int64_t columns, cons
 /* Stands for rows that are not there: beyond the last key, or set apart. */
 static const char zero_row[4 * TALLOW_MAX_HEAD_DIM];
 
-INLINE vf load_words(int32_t dtype, bool dot, const char *row, int64_t word, int64_t words) {
-    int64_t size = dot || dtype == TALLOW_F32 ? 4 : 2, count = words - word;
-    if (count < LANES) return vf_load_part(dot ? TALLOW_F32 : dtype, row + word * size, count);
-    return vf_load_as(dot ? TALLOW_F32 : dtype, row + word * size);
+INLINE vf load_words(int32_t dtype, bool pairs, const char *row, int64_t word, int64_t words) {
+    int64_t size = pairs ? 4 : element_size(dtype), count = words - word;
+    if (count < LANES) return vf_load_part(pairs ? TALLOW_F32 : dtype, row + word * size, count);
+    return vf_load_as(pairs ? TALLOW_F32 : dtype, row + word * size);
 }
 
 INLINE void prefetch_row(const char *row, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
 }
 
-/* K^T: columns are keys, depth the words of a head. */
-INLINE void pack_keys_as(int32_t dtype, bool dot, const block *keys, int64_t words, float *packed) {
+/* Stores a column of K^T, or the two that a column of bf16 pairs holds; returns where the next
+ * goes. */
+INLINE float *store_depth(float *to, int64_t width, bool split, vf x) {
+    if (!split) {
+        vf_store(to, x);
+        return to + width;
+    }
+    vf_store(to, (vf)((vu)x << 16));
+    vf_store(to + width, (vf)((vu)x & 0xffff0000u));
+    return to + 2 * width;
+}
+
+/* K^T: columns are keys, depth the elements of a head. Rows of bf16 are transposed in pairs, and
+ * stay pairs with `dot`. */
+INLINE void pack_keys_as(int32_t dtype, bool dot, const block *keys, int64_t head_dim,
+                         float *packed) {
+    bool pairs = dtype == TALLOW_BF16, split = pairs && !dot;
+    int64_t words = pairs ? head_dim / 2 : head_dim, depth = dot ? words : head_dim;
     for (int64_t column = 0; column < keys->columns; column += LANES) {
         const char **from = keys->keys + column;
         int64_t panel = column / PANEL * PANEL, width = least(PANEL, keys->columns - panel);
-        float *to = packed + panel * words + column - panel;
+        float *to = packed + panel * depth + column - panel;
         for (int64_t l = 0; l < LANES; l++)
-            prefetch_row(from[l + PREFETCH_KEYS], words * (dot || dtype == TALLOW_F32 ? 4 : 2));
+            prefetch_row(from[l + PREFETCH_KEYS], head_dim * element_size(dtype));
         for (int64_t word = 0; word < words; word += LANES) {
             vf rows[LANES];
-            for (int l = 0; l < LANES; l++) rows[l] = load_words(dtype, dot, from[l], word, words);
+            for (int l = 0; l < LANES; l++)
+                rows[l] = load_words(dtype, pairs, from[l], word, words);
             vf_transpose(rows);
             if (word + LANES <= words)
-                for (int i = 0; i < LANES; i++, to += width) vf_store(to, rows[i]);
+                for (int i = 0; i < LANES; i++) to = store_depth(to, width, split, rows[i]);
             else
-                for (int i = 0; i < words - word; i++, to += width) vf_store(to, rows[i]);
+                for (int i = 0; i < words - word; i++) to = store_depth(to, width, split, rows[i]);
         }
     }
 }
 
 static void pack_keys(int32_t dtype, bool dot, const block *keys, int64_t head_dim, float *packed) {
     if (HAS_DOT && dot)
-        pack_keys_as(TALLOW_BF16, true, keys, head_dim / 2, packed);
+        pack_keys_as(TALLOW_BF16, true, keys, head_dim, packed);
     else if (dtype == TALLOW_BF16)
         pack_keys_as(TALLOW_BF16, false, keys, head_dim, packed);
     else if (dtype == TALLOW_F16)
@@ -160,28 +178,27 @@ static void pack_keys(int32_t dtype, bool dot, const block *keys, int64_t head_d
         pack_keys_as(TALLOW_F32, false, keys, head_dim, packed);
 }
 
-/* One row of V as row `depth_index` of the packed operand; load(c) is the vector at column c. The
- * whole panels go first, so that their loop has a constant length. */
-#define PACK_ROW(packed, depth, depth_index, columns, load)                                        \
+/* One row of V as row `index` of the packed operand; load(c, end) is the vector at column c of a
+ * row that ends at `end`. The whole panels go first, in a loop of constant length. */
+#define PACK_ROW(packed, depth, index, head_dim, load)                                             \
     do {                                                                                           \
-        int64_t panel = 0;                                                                         \
-        for (; panel + PANEL <= head_dim; panel += PANEL)                                          \
+        int64_t column = 0, step = (depth)*PANEL;                                                  \
+        float *to = (packed) + (index)*PANEL;                                                      \
+        for (; column + PANEL <= (head_dim); column += PANEL, to += step)                          \
             for (int v = 0; v < GEMM_VECS; v++)                                                    \
-                vf_store((packed) + panel * (depth) + (depth_index)*PANEL + v * LANES,             \
-                         load(panel + v * LANES));                                                 \
-        for (int64_t c = panel; c < (columns); c += LANES)                                         \
-            vf_store((packed) + panel * (depth) + (depth_index) * ((columns)-panel) + c - panel,   \
-                     load(c));                                                                     \
+                vf_store(to + v * LANES, load(column + v * LANES, column + PANEL));                \
+        to += (index) * (round_up(head_dim, LANES) - column - PANEL); /* a narrower panel */       \
+        for (; column < (head_dim); column += LANES, to += LANES)                                  \
+            vf_store(to, load(column, head_dim));                                                  \
     } while (0)
 
 /* V: columns are the head's elements, depth the keys (with dot: pairs of keys). */
 INLINE void pack_values_as(int32_t dtype, const block *keys, int64_t head_dim, float *packed) {
-    int64_t columns = round_up(head_dim, LANES), size = dtype == TALLOW_F32 ? 4 : 2;
     for (int64_t key = 0; key < keys->count; key++) {
         const char *from = keys->values[key];
-        prefetch_row(keys->values[key + PREFETCH_KEYS], head_dim * size);
-#define LOAD(c) load_words(dtype, false, from, c, head_dim)
-        PACK_ROW(packed, keys->count, key, columns, LOAD);
+        prefetch_row(keys->values[key + PREFETCH_KEYS], head_dim * element_size(dtype));
+#define LOAD(c, end) load_words(dtype, false, from, c, end)
+        PACK_ROW(packed, keys->count, key, head_dim, LOAD);
 #undef LOAD
     }
 }
@@ -196,13 +213,13 @@ INLINE vf load_pairs(const char *low, const char *high, int64_t column, int64_t 
 }
 
 static void pack_value_pairs(const block *keys, int64_t head_dim, float *packed) {
-    int64_t columns = round_up(head_dim, LANES), depth = (keys->count + 1) / 2;
+    int64_t depth = (keys->count + 1) / 2;
     for (int64_t pair = 0; pair < depth; pair++) {
         const char *const *rows = keys->values + 2 * pair; /* an odd count has a zero row behind */
         prefetch_row(rows[PREFETCH_KEYS], head_dim * 2);
         prefetch_row(rows[PREFETCH_KEYS + 1], head_dim * 2);
-#define LOAD(c) load_pairs(rows[0], rows[1], c, head_dim)
-        PACK_ROW(packed, depth, pair, columns, LOAD);
+#define LOAD(c, end) load_pairs(rows[0], rows[1], c, end)
+        PACK_ROW(packed, depth, pair, head_dim, LOAD);
 #undef LOAD
     }
 }
@@ -237,8 +254,6 @@ static row_id row_of(const tile *t, int64_t r) {
     return (row_id){query, t->head_kv * group + packed % group,
                     query + t->seq.seqlen_k - t->seq.seqlen_q};
 }
-
-static int64_t element_size(int32_t dtype) { return dtype == TALLOW_F32 ? 4 : 2; }
 
 static char *query_row(const tile *t, const rows_view *view, row_id id) {
     return view->data +
