@@ -101,6 +101,7 @@ typedef struct {
     int block_count;
     int64_t rows;                              /* of out, all sequences */
     double *out, *lse, *plain_out, *plain_lse; /* the reference; see reference.h */
+    bool workspace_intact;                     /* after a run: nothing was written behind it */
 } attention_case;
 
 /* Moves memory to a device and back; the CPU needs none. */

@@ -50,7 +50,7 @@ static const struct {
     FIELD(positions_q),
     FIELD(positions_k_new),
 };
-enum { FIELD_COUNT = sizeof FIELDS / sizeof FIELDS[0] };
+enum { UNTOUCHED = 0xa5, FIELD_COUNT = sizeof FIELDS / sizeof FIELDS[0] };
 
 static tallow_tensor *field(tallow_attention_params *p, int i) {
     return (tallow_tensor *)(void *)((char *)p + FIELDS[i].offset);
@@ -77,17 +77,32 @@ static void guard(const attention_case *c, bool closed) {
     }
 }
 
-static tallow_status run_on_cpu(const attention_case *c) {
+/* With a workspace of just the bytes that the call asks for, nothing behind it may be touched. */
+static tallow_status run_in_workspace(tallow_attention_params *p, bool *intact) {
+    enum { BEHIND = 256 };
+    void *memory = NULL;
+    size_t bytes;
+    tallow_status status = tallow_attention_workspace(p, sizeof *p, &bytes);
+    if (status != TALLOW_OK) return status;
+    if (posix_memalign(&memory, 256, bytes + BEHIND) != 0) abort();
+    memset(memory, UNTOUCHED, bytes + BEHIND);
+    p->workspace = memory;
+    p->workspace_size = bytes;
+    ASAN_POISON_MEMORY_REGION((char *)memory + bytes, BEHIND);
+    status = tallow_attention(p, sizeof *p);
+    ASAN_UNPOISON_MEMORY_REGION((char *)memory + bytes, BEHIND);
+    for (size_t i = bytes; i < bytes + BEHIND; i++)
+        *intact = *intact && ((unsigned char *)memory)[i] == UNTOUCHED;
+    free(memory);
+    return status;
+}
+
+static tallow_status run_on_cpu(attention_case *c) {
     tallow_attention_params p = c->params;
-    if (c->o.workspace) {
-        tallow_status status = tallow_attention_workspace(&p, sizeof p, &p.workspace_size);
-        if (status != TALLOW_OK) return status;
-        p.workspace = aligned_alloc(256, (p.workspace_size + 256) / 256 * 256);
-    }
     guard(c, true);
-    tallow_status status = tallow_attention(&p, sizeof p);
+    tallow_status status = c->o.workspace ? run_in_workspace(&p, &c->workspace_intact)
+                                          : tallow_attention(&p, sizeof p);
     guard(c, false);
-    free(p.workspace);
     return status;
 }
 
@@ -119,6 +134,7 @@ static tallow_status run_on_device(const attention_case *c, const case_device *d
 tallow_status case_run(attention_case *c, const case_device *device) {
     for (int i = 0; i < c->block_count; i++)
         memcpy(c->blocks[i].memory, c->blocks[i].before, c->blocks[i].bytes);
+    c->workspace_intact = true;
     return device ? run_on_device(c, device) : run_on_cpu(c);
 }
 
@@ -325,6 +341,12 @@ static void compare_memory(comparison *w) {
     }
 }
 
+static void compare_workspace(comparison *w) {
+    if (w->c->workspace_intact) return;
+    w->result->ok = false;
+    snprintf(w->result->text, sizeof w->result->text, "memory behind the workspace was written");
+}
+
 void case_check(const attention_case *c, case_result *result) {
     comparison w = {.c = c, .d = reference_dimensions(&c->params), .result = result};
     *result = (case_result){.ok = true};
@@ -333,4 +355,5 @@ void case_check(const attention_case *c, case_result *result) {
     each_row(&w, compare_lse);
     judge_norms(&w);
     compare_memory(&w);
+    compare_workspace(&w);
 }
