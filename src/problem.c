@@ -293,10 +293,11 @@ static bool rotary(problem *p, const params *a, check_level level) {
 
 tallow_status tallow_problem_init(problem *p, const params *caller, size_t params_size,
                                   check_level level) {
-    const size_t oldest = sizeof(void *) == 8 ? 1912 : sizeof(params);
+    enum { OLDEST = sizeof(void *) == 8 ? 1912 : sizeof(params) }; /* in version 0.1 */
+    _Static_assert(sizeof(params) >= OLDEST, "params only grow");
     params copy;
     const params *a = &copy;
-    tallow_status status = tallow_copy_params(&copy, sizeof copy, oldest, caller, params_size);
+    tallow_status status = tallow_copy_params(&copy, sizeof copy, OLDEST, caller, params_size);
     if (status) return status;
     *p = (problem){0};
     const bool ok = options(p, a) && queries(p, a, level) && keys(p, a, level) &&

@@ -203,9 +203,10 @@ static bool rotary_data(const rotary_problem *p) {
 
 tallow_status tallow_rotary_problem_init(rotary_problem *p, const tallow_rotary_params *caller,
                                          size_t params_size) {
-    const size_t oldest = sizeof(void *) == 8 ? 696 : sizeof(tallow_rotary_params);
+    enum { OLDEST = sizeof(void *) == 8 ? 696 : sizeof(tallow_rotary_params) }; /* in version 0.1 */
+    _Static_assert(sizeof(tallow_rotary_params) >= OLDEST, "params only grow");
     tallow_rotary_params a;
-    tallow_status status = tallow_copy_params(&a, sizeof a, oldest, caller, params_size);
+    tallow_status status = tallow_copy_params(&a, sizeof a, OLDEST, caller, params_size);
     if (status) return status;
     *p = (rotary_problem){.device = a.device, .threads = a.threads, .stream = a.stream};
     const bool ok = tallow_need_device(a.device, a.threads, a.stream) && rotated(p, &a) &&
@@ -271,9 +272,10 @@ static bool merged_lse(merge_problem *p, const tallow_merge_params *a) {
 
 tallow_status tallow_merge_problem_init(merge_problem *p, const tallow_merge_params *caller,
                                         size_t params_size) {
-    const size_t oldest = sizeof(void *) == 8 ? 496 : sizeof(tallow_merge_params);
+    enum { OLDEST = sizeof(void *) == 8 ? 496 : sizeof(tallow_merge_params) }; /* in version 0.1 */
+    _Static_assert(sizeof(tallow_merge_params) >= OLDEST, "params only grow");
     tallow_merge_params a;
-    tallow_status status = tallow_copy_params(&a, sizeof a, oldest, caller, params_size);
+    tallow_status status = tallow_copy_params(&a, sizeof a, OLDEST, caller, params_size);
     if (status) return status;
     *p = (merge_problem){.device = a.device, .threads = a.threads, .stream = a.stream};
     const bool ok = tallow_need_device(a.device, a.threads, a.stream) && merged_rows(p, &a) &&
