@@ -6,13 +6,13 @@
 #include "output.h"
 
 static void print_bands(const divergence_report *r) {
-    printf("\n%-11s %3s", "", "");
+    printf("\n%15s", "");
     for (int run = RUN_EXACT; run < RUNS; run++) {
-        if (r->wanted[run]) printf("  %-26s", RUN_NAMES[run]);
+        if (r->wanted[run]) printf("  %26s", RUN_NAMES[run]);
     }
-    printf("\n%-11s %3s", "tokens", "n");
+    printf("\n%11s %3s", "tokens", "n");
     for (int run = RUN_EXACT; run < RUNS; run++) {
-        if (r->wanted[run]) printf("  %-8s %-8s %-8s", "P95", "mean", "min");
+        if (r->wanted[run]) printf("  %8s %8s %8s", "P95", "mean", "min");
     }
     printf("\n");
     for (const band_report *b = r->band; b < r->band + r->bands; b++) {
