@@ -56,13 +56,14 @@ tallow_status tallow_plan_make(plan *out, const problem *p) {
     out->block_keys = BLOCK_KEYS;
     out->row_blocks = ceil_div(rows, out->block_rows);
     plan_splits(out, p);
+    int64_t tiles = p->batch * p->heads_kv * out->row_blocks * out->splits;
+    out->threads = (int32_t)most(1, least(out->threads, tiles));
 
     out->thread_bytes = tallow_tile_bytes(p, out);
-    size_t row_bytes = (size_t)PART_WIDTH(p->head_dim_v) * sizeof(float), scratch;
+    size_t row_bytes = (size_t)PART_WIDTH(p->head_dim_v) * sizeof(float), part_bytes, scratch;
     int64_t kept = partial_rows(out, p);
-    if (kept < 0 ||
-        __builtin_mul_overflow((size_t)kept * row_bytes, (size_t)out->splits,
-                               &out->partial_bytes) ||
+    if (kept < 0 || __builtin_mul_overflow((size_t)kept, row_bytes, &part_bytes) ||
+        __builtin_mul_overflow(part_bytes, (size_t)out->splits, &out->partial_bytes) ||
         __builtin_mul_overflow((size_t)out->threads, out->thread_bytes, &scratch) ||
         __builtin_add_overflow(scratch, out->partial_bytes, &out->workspace))
         return tallow_fail(TALLOW_OUT_OF_MEMORY,
