@@ -56,8 +56,9 @@ tallow_status tallow_plan_make(plan *out, const problem *p) {
     out->block_keys = BLOCK_KEYS;
     out->row_blocks = ceil_div(rows, out->block_rows);
     plan_splits(out, p);
-    int64_t tiles = p->batch * p->heads_kv * out->row_blocks * out->splits;
-    out->threads = (int32_t)most(1, least(out->threads, tiles));
+    int64_t tiles = least(p->batch * p->heads_kv, out->threads); /* no thread without a tile */
+    tiles = least(tiles * out->row_blocks, out->threads);
+    out->threads = (int32_t)most(1, least(tiles * out->splits, out->threads));
 
     out->thread_bytes = tallow_tile_bytes(p, out);
     size_t row_bytes = (size_t)PART_WIDTH(p->head_dim_v) * sizeof(float), part_bytes, scratch;
