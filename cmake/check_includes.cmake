@@ -6,11 +6,11 @@ cmake_path(GET CMAKE_CURRENT_LIST_DIR PARENT_PATH root)
 
 set(ranks
   "0 include/tallow"
-  "1 src/(error|cpu_features|cuda_driver|convert)"
+  "1 src/(error|cpu_features|cuda_driver|convert|sha256|kernel_sources)"
   "2 src/(problem(_.*)?|check|rotary|spec|tiles)"
-  "3 src/(plan|cpu/tile)"
+  "3 src/(plan(_.*)?|cpu/tile)"
   "4 (src/cpu|kernels)/.*"
-  "5 src/(cpu|cuda)(_.*)?|src/system"
+  "5 src/(cpu|cuda)(_.*)?|src/pack|src/system"
   "6 src/api")
 
 function(rank_of path out)

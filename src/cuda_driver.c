@@ -1,121 +1,388 @@
+#define _POSIX_C_SOURCE 200809L
 #include "cuda_driver.h"
 
 #include <dlfcn.h>
+#include <glob.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The few entries needed, as the driver API documents them: a CUresult or nvrtcResult is an int
- * whose 0 is success, a CUdevice is an int. */
-typedef int (*cu_init_fn)(unsigned flags);
-typedef int (*cu_int_fn)(int *out);
-typedef int (*cu_device_get_fn)(int *device, int ordinal);
-typedef int (*cu_device_name_fn)(char *name, int size, int device);
-typedef int (*cu_device_attribute_fn)(int *value, int attribute, int device);
-typedef int (*cu_error_name_fn)(int error, const char **name);
-typedef int (*nvrtc_version_fn)(int *major, int *minor);
+/* The entries needed, as their documentation has them: a CUresult or nvrtcResult is an int whose 0
+ * is success, a CUdevice an int, other handles are pointers. */
+#define DRIVER(F)                                                                                  \
+    F(cuInit, unsigned)                                                                            \
+    F(cuDriverGetVersion, int *)                                                                   \
+    F(cuDeviceGetCount, int *)                                                                     \
+    F(cuDeviceGet, int *, int)                                                                     \
+    F(cuDeviceGetName, char *, int, int)                                                           \
+    F(cuDeviceGetAttribute, int *, int, int)                                                       \
+    F(cuDevicePrimaryCtxRetain, void **, int)                                                      \
+    F(cuGetErrorName, int, const char **)                                                          \
+    F(cuCtxGetCurrent, void **)                                                                    \
+    F(cuCtxGetDevice, int *)                                                                       \
+    F(cuCtxPushCurrent_v2, void *)                                                                 \
+    F(cuCtxPopCurrent_v2, void **)                                                                 \
+    F(cuStreamGetCtx, void *, void **)                                                             \
+    F(cuPointerGetAttribute, void *, int, unsigned long long)                                      \
+    F(cuLibraryLoadData, void **, const void *, int *, void **, unsigned, int *, void **,          \
+      unsigned)                                                                                    \
+    F(cuLibraryGetKernel, void **, void *, const char *)                                           \
+    F(cuKernelGetFunction, void **, void *)                                                        \
+    F(cuKernelSetAttribute, int, int, void *, int)                                                 \
+    F(cuLaunchKernel, void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,          \
+      unsigned, void *, void **, void **)
+#define NVRTC(F)                                                                                   \
+    F(nvrtcVersion, int *, int *)                                                                  \
+    F(nvrtcGetNumSupportedArchs, int *)                                                            \
+    F(nvrtcGetSupportedArchs, int *)                                                               \
+    F(nvrtcCreateProgram, void **, const char *, const char *, int, const char *const *,           \
+      const char *const *)                                                                         \
+    F(nvrtcCompileProgram, void *, int, const char *const *)                                       \
+    F(nvrtcGetProgramLogSize, void *, size_t *)                                                    \
+    F(nvrtcGetProgramLog, void *, char *)                                                          \
+    F(nvrtcGetCUBINSize, void *, size_t *)                                                         \
+    F(nvrtcGetCUBIN, void *, char *)                                                               \
+    F(nvrtcGetPTXSize, void *, size_t *)                                                           \
+    F(nvrtcGetPTX, void *, char *)                                                                 \
+    F(nvrtcDestroyProgram, void **)
 
-enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 }; /* CUdevice_attribute */
+#define DECLARE(name, ...) int (*name)(__VA_ARGS__);
+#define NAME(name, ...)    #name,
+static struct { DRIVER(DECLARE) } driver;
+static struct { NVRTC(DECLARE) } nvrtc;
+static const char *const driver_names[] = {DRIVER(NAME)};
+static const char *const nvrtc_names[] = {NVRTC(NAME)};
 
-typedef struct {
-    cu_init_fn init;
-    cu_int_fn driver_version, device_count;
-    cu_device_get_fn device_get;
-    cu_device_name_fn device_name;
-    cu_device_attribute_fn device_attribute;
-    cu_error_name_fn error_name;
-} driver;
+/* CUdevice_attribute, CUfunction_attribute and CUpointer_attribute */
+enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES = 97 };
+enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9, DEVICE_ORDINAL = 9 };
+enum { OUT_OF_MEMORY = 2 }; /* CUresult */
+
+typedef enum { UNKNOWN, PRESENT, MISSING } presence;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic(presence) driver_presence, nvrtc_presence;
+static cuda_facts facts; /* written once, under the lock */
+static void *primary[CUDA_MAX_GPUS];
+
+/* Fills a table of function pointers; the name of the first that the library lacks, or null. */
+static const char *fill_table(void *library, const char *const *names, size_t count, void *table) {
+    for (size_t i = 0; i < count; i++) {
+        void *function = dlsym(library, names[i]);
+        if (!function) return names[i];
+        memcpy((char *)table + i * sizeof function, &function, sizeof function);
+    }
+    return NULL;
+}
 
 static void note_load_error(char *why, size_t size) {
     const char *error = dlerror();
     snprintf(why, size, "%s", error ? error : "it could not be loaded");
 }
 
-/* A library once opened stays open: the driver does not survive being closed. */
-static int open_driver(driver *d, char *why, size_t size) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library) return note_load_error(why, size), 0;
-    d->init = (cu_init_fn)dlsym(library, "cuInit");
-    d->driver_version = (cu_int_fn)dlsym(library, "cuDriverGetVersion");
-    d->device_count = (cu_int_fn)dlsym(library, "cuDeviceGetCount");
-    d->device_get = (cu_device_get_fn)dlsym(library, "cuDeviceGet");
-    d->device_name = (cu_device_name_fn)dlsym(library, "cuDeviceGetName");
-    d->device_attribute = (cu_device_attribute_fn)dlsym(library, "cuDeviceGetAttribute");
-    d->error_name = (cu_error_name_fn)dlsym(library, "cuGetErrorName");
-    if (d->init && d->driver_version && d->device_count && d->device_get && d->device_name &&
-        d->device_attribute && d->error_name)
-        return 1;
-    snprintf(why, size, "libcuda.so.1 lacks a function of the CUDA driver API");
-    return 0;
-}
-
-static int succeeded(const driver *d, int error, const char *call, cuda_facts *facts) {
+static const char *error_name(int error) {
     const char *name = NULL;
-    if (!error) return 1;
-    if (d->error_name(error, &name) || !name) name = "an unknown error";
-    snprintf(facts->no_gpu, sizeof facts->no_gpu, "%s: %s", call, name);
-    return 0;
+    if (driver.cuGetErrorName(error, &name) || !name) name = "an unknown error";
+    return name;
 }
 
-static void find_gpus(cuda_facts *facts) {
-    driver d;
+/* The status of a driver's call. */
+static tallow_status status_of(int error, const char *call) {
+    if (!error) return TALLOW_OK;
+    return tallow_fail(error == OUT_OF_MEMORY ? TALLOW_OUT_OF_MEMORY : TALLOW_DEVICE_ERROR,
+                       "%s: %s", call, error_name(error));
+}
+
+/* ---- the driver and its GPUs ---- */
+
+static bool noted(int error, const char *call) {
+    if (error) snprintf(facts.no_gpu, sizeof facts.no_gpu, "%s: %s", call, error_name(error));
+    return !error;
+}
+
+static bool attribute(int *value, int which, int device) {
+    return noted(driver.cuDeviceGetAttribute(value, which, device), "cuDeviceGetAttribute");
+}
+
+static bool describe_gpu(int ordinal, cuda_gpu *gpu) {
+    int device, major, minor, multiprocessors, shared, l2;
+    if (!noted(driver.cuDeviceGet(&device, ordinal), "cuDeviceGet") ||
+        !noted(driver.cuDeviceGetName(gpu->name, sizeof gpu->name, device), "cuDeviceGetName") ||
+        !attribute(&major, MAJOR, device) || !attribute(&minor, MINOR, device) ||
+        !attribute(&multiprocessors, MULTIPROCESSORS, device) ||
+        !attribute(&shared, SHARED_BYTES, device) || !attribute(&l2, L2_BYTES, device))
+        return false;
+    gpu->ordinal = ordinal;
+    gpu->capability = 10 * major + minor;
+    gpu->multiprocessors = multiprocessors;
+    gpu->shared_bytes = (size_t)shared;
+    gpu->l2_bytes = (size_t)l2;
+    return true;
+}
+
+/* A library once opened stays open: the driver does not survive being closed. */
+static bool open_driver(void) {
     int count = 0;
-    if (!open_driver(&d, facts->no_gpu, sizeof facts->no_gpu)) return;
-    if (!succeeded(&d, d.driver_version(&facts->driver), "cuDriverGetVersion", facts)) return;
-    if (!succeeded(&d, d.init(0), "cuInit", facts)) return;
-    if (!succeeded(&d, d.device_count(&count), "cuDeviceGetCount", facts)) return;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!library) return note_load_error(facts.no_gpu, sizeof facts.no_gpu), false;
+    const char *lacks =
+        fill_table(library, driver_names, sizeof driver_names / sizeof *driver_names, &driver);
+    if (lacks) {
+        snprintf(facts.no_gpu, sizeof facts.no_gpu,
+                 "libcuda.so.1 lacks %s: the driver must serve CUDA 12.0 or later", lacks);
+        return false;
+    }
+    if (!noted(driver.cuDriverGetVersion(&facts.driver), "cuDriverGetVersion") ||
+        !noted(driver.cuInit(0), "cuInit") ||
+        !noted(driver.cuDeviceGetCount(&count), "cuDeviceGetCount"))
+        return false;
+    if (!count) snprintf(facts.no_gpu, sizeof facts.no_gpu, "the driver counts no device");
     for (int i = 0; i < count && i < CUDA_MAX_GPUS; i++) {
-        int device, major, minor;
-        char name[sizeof facts->gpu[0].name];
-        if (!succeeded(&d, d.device_get(&device, i), "cuDeviceGet", facts) ||
-            !succeeded(&d, d.device_name(name, sizeof name, device), "cuDeviceGetName", facts) ||
-            !succeeded(&d, d.device_attribute(&major, CAPABILITY_MAJOR, device),
-                       "cuDeviceGetAttribute", facts) ||
-            !succeeded(&d, d.device_attribute(&minor, CAPABILITY_MINOR, device),
-                       "cuDeviceGetAttribute", facts))
-            return;
-        snprintf(facts->gpu[i].name, sizeof name, "%s", name);
-        facts->gpu[i].major = major;
-        facts->gpu[i].minor = minor;
-        facts->gpus = i + 1;
+        if (!describe_gpu(i, &facts.gpu[i])) break;
+        facts.gpus = i + 1;
     }
-    if (!count) snprintf(facts->no_gpu, sizeof facts->no_gpu, "the driver counts no device");
+    return facts.gpus > 0;
 }
 
-/* The loader's own search first, then where the CUDA toolkit installs. */
-static void *open_nvrtc(void) {
+/* ---- NVRTC ---- */
+
+static void *open_in(const char *folder, const char *below) {
+    char path[1024];
+    glob_t found;
+    void *library = NULL;
+    if (!folder || !*folder) return NULL;
+    int length = snprintf(path, sizeof path, "%s%s", folder, below);
+    if (length < 0 || length >= (int)sizeof path || glob(path, 0, NULL, &found)) return NULL;
+    for (size_t i = found.gl_pathc; i > 0 && !library; i--)
+        library = dlopen(found.gl_pathv[i - 1], RTLD_NOW | RTLD_LOCAL);
+    globfree(&found);
+    return library;
+}
+
+/* The loader's own search first, then where the CUDA toolkit and Python's wheels install. */
+static void *find_nvrtc(void) {
     static const char *const names[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
-    const char *const folders[] = {getenv("CUDA_HOME"), "/usr/local/cuda"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-        if (library) return library;
-    }
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-        char path[4096];
-        if (!folders[i]) continue;
-        int length = snprintf(path, sizeof path, "%s/lib64/libnvrtc.so", folders[i]);
-        void *library = length < (int)sizeof path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
-        if (library) return library;
-    }
-    return NULL;
+    static const char *const wheels[] = {
+        "/lib/python3*/site-packages/nvidia/c*/lib/libnvrtc.so.1[0-9]",
+        "/lib/python3*/dist-packages/nvidia/c*/lib/libnvrtc.so.1[0-9]",
+    };
+    const char *home = getenv("HOME");
+    char local[512] = "";
+    void *library = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !library; i++)
+        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    if (home) snprintf(local, sizeof local, "%s/.local", home);
+    const char *const roots[] = {getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX"), local, "/usr/local",
+                                 "/usr"};
+    if (!library) library = open_in(getenv("CUDA_HOME"), "/lib64/libnvrtc.so*");
+    if (!library) library = open_in("/usr/local/cuda", "/lib64/libnvrtc.so*");
+    for (size_t i = 0; i < sizeof roots / sizeof *roots && !library; i++)
+        for (size_t w = 0; w < sizeof wheels / sizeof *wheels && !library; w++)
+            library = open_in(roots[i], wheels[w]);
+    return library;
 }
 
-static void find_nvrtc(cuda_facts *facts) {
+static bool open_nvrtc(void) {
     int major, minor;
-    void *library = open_nvrtc();
+    void *library = find_nvrtc();
     if (!library) {
-        note_load_error(facts->no_nvrtc, sizeof facts->no_nvrtc);
-        return;
+        snprintf(facts.no_nvrtc, sizeof facts.no_nvrtc,
+                 "libnvrtc.so is neither where the loader looks nor in CUDA_HOME, /usr/local/cuda "
+                 "or a Python wheel");
+        return false;
     }
-    nvrtc_version_fn version = (nvrtc_version_fn)dlsym(library, "nvrtcVersion");
-    if (version && !version(&major, &minor))
-        facts->nvrtc = 1000 * major + 10 * minor;
-    else
-        snprintf(facts->no_nvrtc, sizeof facts->no_nvrtc, "it does not tell its version");
+    const char *lacks =
+        fill_table(library, nvrtc_names, sizeof nvrtc_names / sizeof *nvrtc_names, &nvrtc);
+    if (lacks || nvrtc.nvrtcVersion(&major, &minor)) {
+        snprintf(facts.no_nvrtc, sizeof facts.no_nvrtc, "libnvrtc.so lacks %s",
+                 lacks ? lacks : "a version");
+        return false;
+    }
+    facts.nvrtc = 1000 * major + 10 * minor;
+    return true;
+}
+
+static bool have(_Atomic(presence) *known, bool (*open)(void)) {
+    if (*known == UNKNOWN) {
+        pthread_mutex_lock(&lock);
+        if (*known == UNKNOWN) *known = open() ? PRESENT : MISSING;
+        pthread_mutex_unlock(&lock);
+    }
+    return *known == PRESENT;
+}
+
+static tallow_status need_driver(void) {
+    if (have(&driver_presence, open_driver)) return TALLOW_OK;
+    return tallow_fail(TALLOW_NO_DEVICE, "device = TALLOW_DEVICE_CUDA: %s", facts.no_gpu);
+}
+
+static tallow_status need_nvrtc(void) {
+    if (have(&nvrtc_presence, open_nvrtc)) return TALLOW_OK;
+    return tallow_fail(TALLOW_NO_COMPILER, "no NVRTC: %s", facts.no_nvrtc);
 }
 
 void tallow_cuda_find(cuda_facts *out) {
-    memset(out, 0, sizeof *out);
-    find_gpus(out);
-    find_nvrtc(out);
+    have(&driver_presence, open_driver);
+    have(&nvrtc_presence, open_nvrtc);
+    *out = facts;
+}
+
+/* ---- contexts ---- */
+
+/* The ordinal of the GPU that a pointer lies on; -1: the driver does not know the pointer. */
+static int gpu_of(const void *pointer) {
+    int ordinal = -1;
+    if (driver.cuPointerGetAttribute(&ordinal, DEVICE_ORDINAL, (uintptr_t)pointer)) return -1;
+    return ordinal;
+}
+
+bool tallow_cuda_knows(const void *pointer) { return gpu_of(pointer) >= 0; }
+
+static tallow_status push_primary(int ordinal) {
+    pthread_mutex_lock(&lock);
+    int error = primary[ordinal] ? 0 : driver.cuDevicePrimaryCtxRetain(&primary[ordinal], ordinal);
+    pthread_mutex_unlock(&lock);
+    tallow_status status = status_of(error, "cuDevicePrimaryCtxRetain");
+    return status ? status
+                  : status_of(driver.cuCtxPushCurrent_v2(primary[ordinal]), "cuCtxPushCurrent");
+}
+
+/* The GPU of the stream, else of the current context, else the first. Small handles are the names
+ * of default streams. */
+static int likely_gpu(void *stream) {
+    int device = 0;
+    void *context = NULL, *popped;
+    if ((uintptr_t)stream > 2 && !driver.cuStreamGetCtx(stream, &context) && context &&
+        !driver.cuCtxPushCurrent_v2(context)) {
+        int error = driver.cuCtxGetDevice(&device);
+        driver.cuCtxPopCurrent_v2(&popped);
+        if (!error) return device;
+    }
+    return driver.cuCtxGetDevice(&device) ? 0 : device;
+}
+
+tallow_status tallow_cuda_enter(cuda_scope *scope, const void *pointer, void *stream,
+                                bool lenient) {
+    int current;
+    *scope = (cuda_scope){0};
+    tallow_status status = need_driver();
+    if (status) return status;
+    int ordinal = gpu_of(pointer);
+    if (ordinal < 0 && lenient) ordinal = likely_gpu(stream);
+    if (ordinal < 0)
+        return tallow_fail(TALLOW_INVALID_ARGUMENT,
+                           "data = %p: must be memory of a GPU, as device = TALLOW_DEVICE_CUDA",
+                           pointer);
+    if (ordinal >= facts.gpus)
+        return tallow_fail(TALLOW_UNSUPPORTED, "GPU %d: must be one of the first %d", ordinal,
+                           facts.gpus);
+    scope->gpu = &facts.gpu[ordinal];
+    if (!driver.cuCtxGetDevice(&current) && current == ordinal) return TALLOW_OK;
+    status = push_primary(ordinal);
+    scope->pushed = !status;
+    return status;
+}
+
+void tallow_cuda_leave(const cuda_scope *scope) {
+    void *popped;
+    if (scope->pushed) driver.cuCtxPopCurrent_v2(&popped);
+}
+
+/* ---- kernels ---- */
+
+tallow_status tallow_cuda_load(void **library, const void *image, const char *what) {
+    int error = driver.cuLibraryLoadData(library, image, NULL, NULL, 0, NULL, NULL, 0);
+    if (!error) return TALLOW_OK;
+    return tallow_fail(error == OUT_OF_MEMORY ? TALLOW_OUT_OF_MEMORY : TALLOW_DEVICE_ERROR,
+                       "cuLibraryLoadData of kernel %s: %s", what, error_name(error));
+}
+
+/* Asking for the function loads the code now, where a capture of the stream might forbid it later.
+ */
+tallow_status tallow_cuda_entry(void **entry, void *library, const char *name, int shared_bytes,
+                                const cuda_gpu *gpu) {
+    void *function;
+    tallow_status status =
+        status_of(driver.cuLibraryGetKernel(entry, library, name), "cuLibraryGetKernel");
+    if (!status && shared_bytes > 0) {
+        int error =
+            driver.cuKernelSetAttribute(MOST_DYNAMIC_SHARED, shared_bytes, *entry, gpu->ordinal);
+        if (!error) error = driver.cuKernelSetAttribute(SHARED_CARVEOUT, 100, *entry, gpu->ordinal);
+        status = status_of(error, "cuKernelSetAttribute");
+    }
+    return status ? status
+                  : status_of(driver.cuKernelGetFunction(&function, *entry), "cuKernelGetFunction");
+}
+
+tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args) {
+    void *list[] = {(void *)(uintptr_t)args}; /* only read */
+    return status_of(driver.cuLaunchKernel(entry, shape.blocks, 1, 1, shape.threads[0],
+                                           shape.threads[1], 1, shape.shared_bytes, stream, list,
+                                           NULL),
+                     "cuLaunchKernel");
+}
+
+/* ---- compiling ---- */
+
+tallow_status tallow_nvrtc_version(int *version) {
+    tallow_status status = need_nvrtc();
+    *version = facts.nvrtc;
+    return status;
+}
+
+tallow_status tallow_nvrtc_arch(int capability, char arch[CUDA_ARCH]) {
+    int archs[64], count = 0, newest = 0;
+    tallow_status status = need_nvrtc();
+    if (status) return status;
+    if (nvrtc.nvrtcGetNumSupportedArchs(&count) || count > 64 ||
+        nvrtc.nvrtcGetSupportedArchs(archs))
+        return tallow_fail(TALLOW_NO_COMPILER, "NVRTC does not say which GPUs it compiles for");
+    for (int i = 0; i < count; i++)
+        if (archs[i] <= capability && archs[i] > newest) newest = archs[i];
+    if (!newest)
+        return tallow_fail(TALLOW_UNSUPPORTED,
+                           "NVRTC %d.%d does not compile for GPUs as old as sm_%d",
+                           facts.nvrtc / 1000, facts.nvrtc % 1000 / 10, capability);
+    snprintf(arch, CUDA_ARCH, "%s_%d%s", newest == capability ? "sm" : "compute", newest,
+             capability == 90 && newest == 90 ? "a" : "");
+    return TALLOW_OK;
+}
+
+static void read_log(void *program, char *log, size_t log_size) {
+    size_t size = 0;
+    log[0] = 0;
+    if (nvrtc.nvrtcGetProgramLogSize(program, &size) || !size) return;
+    char *text = calloc(1, size + 1);
+    if (text && !nvrtc.nvrtcGetProgramLog(program, text)) snprintf(log, log_size, "%s", text);
+    free(text);
+}
+
+static bool read_image(void *program, bool ptx, void **image, size_t *size) {
+    if (ptx ? nvrtc.nvrtcGetPTXSize(program, size) : nvrtc.nvrtcGetCUBINSize(program, size))
+        return false;
+    *image = malloc(*size + 1);
+    return *image &&
+           !(ptx ? nvrtc.nvrtcGetPTX(program, *image) : nvrtc.nvrtcGetCUBIN(program, *image));
+}
+
+tallow_status tallow_nvrtc_compile(const nvrtc_job *job, void **image, size_t *size, char *log,
+                                   size_t log_size) {
+    void *program = NULL;
+    tallow_status status = need_nvrtc();
+    *image = NULL;
+    log[0] = 0;
+    if (status) return status;
+    if (nvrtc.nvrtcCreateProgram(&program, job->text, job->name, job->headers, job->header_texts,
+                                 job->header_names))
+        return tallow_fail(TALLOW_COMPILE_FAILED, "NVRTC takes no program");
+    bool ok = !nvrtc.nvrtcCompileProgram(program, job->options, job->option);
+    read_log(program, log, log_size);
+    ok = ok && read_image(program, job->ptx, image, size);
+    nvrtc.nvrtcDestroyProgram(&program);
+    if (ok) return TALLOW_OK;
+    free(*image);
+    *image = NULL;
+    return tallow_fail(TALLOW_COMPILE_FAILED, "NVRTC refuses %s: %s", job->name, log);
 }

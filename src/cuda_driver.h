@@ -1,22 +1,85 @@
 /* The CUDA driver and NVRTC of this machine. Both are opened at run time, so that one binary serves
- * machines with and without them; cuda_driver.c is the only file that names their symbols. */
+ * machines with and without them; cuda_driver.c is the only file that names their symbols. Whatever
+ * they refuse becomes a status whose message has the call and the error's name. */
 #ifndef TALLOW_CUDA_DRIVER_H
 #define TALLOW_CUDA_DRIVER_H
 
-enum { CUDA_MAX_GPUS = 16 };
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "error.h"
+
+enum { CUDA_MAX_GPUS = 16, CUDA_ARCH = 32 };
+
+typedef struct {
+    int ordinal;
+    char name[96];
+    int capability; /* 10 * major + minor */
+    int multiprocessors;
+    size_t shared_bytes; /* that one thread block may have */
+    size_t l2_bytes;
+} cuda_gpu;
 
 typedef struct {
     int driver; /* CUDA version that the driver serves, such as 12080; 0: no driver */
     int nvrtc;  /* version of NVRTC, the same way; 0: none */
     int gpus;
-    struct {
-        char name[96];
-        int major, minor; /* compute capability */
-    } gpu[CUDA_MAX_GPUS];
-    char no_gpu[192]; /* why gpus, or nvrtc, is 0 */
-    char no_nvrtc[192];
+    cuda_gpu gpu[CUDA_MAX_GPUS];
+    char no_gpu[256]; /* why gpus, or nvrtc, is 0 */
+    char no_nvrtc[256];
 } cuda_facts;
 
 void tallow_cuda_find(cuda_facts *out);
+
+/* ---- contexts ---- */
+
+/* The GPU of a call, its context current on this thread until tallow_cuda_leave. */
+typedef struct {
+    const cuda_gpu *gpu;
+    bool pushed;
+} cuda_scope;
+
+/* The GPU that `pointer` lies on. When the driver does not know the pointer it is an error, or,
+ * `lenient`, the stream's GPU, else that of the current context, else the first. */
+tallow_status tallow_cuda_enter(cuda_scope *scope, const void *pointer, void *stream, bool lenient);
+void tallow_cuda_leave(const cuda_scope *scope);
+
+/* Whether kernels may follow the pointer. */
+bool tallow_cuda_knows(const void *pointer);
+
+/* ---- kernels ---- */
+
+/* A compiled program, cubin or PTX, and the entries it was loaded for. Libraries stay loaded. */
+tallow_status tallow_cuda_load(void **library, const void *image, const char *what);
+tallow_status tallow_cuda_entry(void **entry, void *library, const char *name, int shared_bytes,
+                                const cuda_gpu *gpu);
+
+typedef struct {
+    unsigned blocks, threads[2], shared_bytes;
+} cuda_shape;
+
+tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args);
+
+/* ---- compiling ---- */
+
+/* Version of NVRTC as in cuda_facts; without one a status that says why. */
+tallow_status tallow_nvrtc_version(int *version);
+
+/* The architecture to compile for: "sm_80", or, for a GPU newer than NVRTC, the PTX of the newest
+ * that it knows, "compute_120". */
+tallow_status tallow_nvrtc_arch(int capability, char arch[CUDA_ARCH]);
+
+typedef struct {
+    const char *name, *text; /* of the program */
+    int headers;
+    const char *const *header_names, *const *header_texts;
+    int options;
+    const char *const *option;
+    bool ptx;
+} nvrtc_job;
+
+/* Compiles; the caller frees the image. The log, cut to its size, is there either way. */
+tallow_status tallow_nvrtc_compile(const nvrtc_job *job, void **image, size_t *size, char *log,
+                                   size_t log_size);
 
 #endif

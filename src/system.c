@@ -2,8 +2,8 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 
+#include "cuda_cache.h"
 #include "cuda_driver.h"
 
 typedef struct {
@@ -27,8 +27,8 @@ static void gpu_lines(writer *w) {
     cuda_facts facts;
     tallow_cuda_find(&facts);
     for (int i = 0; i < facts.gpus; i++)
-        line(w, "gpu %s, compute capability %d.%d\n", facts.gpu[i].name, facts.gpu[i].major,
-             facts.gpu[i].minor);
+        line(w, "gpu %s, compute capability %d.%d\n", facts.gpu[i].name,
+             facts.gpu[i].capability / 10, facts.gpu[i].capability % 10);
     if (!facts.gpus) line(w, "gpu none: %s\n", facts.no_gpu);
     if (facts.driver)
         line(w, "driver %d.%d\n", facts.driver / 1000, facts.driver % 1000 / 10);
@@ -40,16 +40,10 @@ static void gpu_lines(writer *w) {
         line(w, "nvrtc none: %s\n", facts.no_nvrtc);
 }
 
-/* Where compiled GPU kernels are kept. */
 static void cache_line(writer *w) {
-    const char *own = getenv("TALLOW_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"),
-               *home = getenv("HOME");
-    if (own && *own)
-        line(w, "cache %s\n", own);
-    else if (xdg && *xdg)
-        line(w, "cache %s/tallow\n", xdg);
-    else if (home && *home)
-        line(w, "cache %s/.cache/tallow\n", home);
+    char folder[CUDA_CACHE_PATH];
+    if (tallow_cuda_cache_folder(folder))
+        line(w, "cache %s\n", folder);
     else
         line(w, "cache none: TALLOW_CACHE_DIR, XDG_CACHE_HOME and HOME are unset\n");
 }

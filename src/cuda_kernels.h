@@ -1,0 +1,14 @@
+/* The kernels that are loaded: found by specialisation, loaded once for each GPU. */
+#ifndef TALLOW_CUDA_KERNELS_H
+#define TALLOW_CUDA_KERNELS_H
+
+#include "cuda_driver.h"
+#include "spec.h"
+
+/* Entries of a loaded program: one of a forward kernel's, these of rows.cu. */
+enum { ENTRY_FORWARD = 0, ENTRY_COMBINE = 0, ENTRY_APPEND, ENTRY_ROTATE, ENTRY_MERGE, ENTRIES };
+
+/* The entries of a specialisation on the current context's GPU. Waits for no lock once loaded. */
+tallow_status tallow_cuda_kernels(const spec *s, const cuda_gpu *gpu, void *const **entries);
+
+#endif

@@ -1,0 +1,161 @@
+/* Chooses the kernel of a problem on a GPU, how its keys are split, and the order of its tiles. */
+#include "plan_cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    FEW_ROWS = 16,
+    OLDEST = 80,                 /* compute capability */
+    LEAST_SPLIT_KEYS = 256,      /* a part shorter than this costs more than it spreads */
+    INVARIANT_SPLIT_KEYS = 2048, /* batch invariance: parts follow from the sequence alone */
+    MOST_CHOSEN_SPLITS = 128,
+    SECTION_TILES = 3, /* of each multiprocessor, so that a section's end leaves few idle */
+};
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* ---- the kernel ---- */
+
+static bool aligned(const rows_view *view) {
+    const int64_t size = (int64_t)tallow_dtype_size(view->dtype);
+    const int64_t strides = view->batch_stride | view->row_stride | view->head_stride;
+    return ((int64_t)(uintptr_t)view->data | strides * size) % 16 == 0;
+}
+
+/* Whether the sequences of a batch all have few rows; when bits may not depend on neighbours, only
+ * shapes that speak of one sequence count. */
+static bool has_few_rows(const problem *p) {
+    return p->max_seqlen_q * p->group <= FEW_ROWS &&
+           !(p->batch_invariant && p->q_layout == LAYOUT_PACKED);
+}
+
+/* What two parts leave of a weight shows in f32, when they are bf16. */
+static int32_t count_parts(const problem *p) {
+    if (p->precision != TALLOW_PRECISION_HIGH || p->dtype == TALLOW_F32) return 1;
+    return p->dtype == TALLOW_BF16 && p->out_dtype == TALLOW_F32 ? 3 : 2;
+}
+
+static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
+    const bool whole_q = out->rotates_q || aligned(&p->q);
+    out->kernel = (spec){
+        .family = 80,
+        .dtype = p->dtype,
+        .head_dim = (int32_t)p->head_dim,
+        .head_dim_v = (int32_t)p->head_dim_v,
+        .rows = has_few_rows(p),
+        .scores =
+            p->softcap > 0 || p->alibi_slopes.data || p->dropout_p > 0 || !(p->softmax_scale > 0),
+        .p_parts = count_parts(p),
+        .paged = p->k_layout == LAYOUT_PAGED,
+        .access = !(whole_q && aligned(&p->k) && aligned(&p->v) && aligned(&p->out)),
+        .shared_memory = tallow_spec_shared_memory(gpu->shared_bytes),
+    };
+    tallow_status status = tallow_spec_check(&out->kernel);
+    tallow_spec_tile(&out->kernel, &out->tile);
+    return status;
+}
+
+/* ---- splits ---- */
+
+static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
+    const int64_t tiles = p->batch * p->heads_kv * out->row_blocks;
+    const int64_t room = (int64_t)gpu->multiprocessors * out->tile.blocks;
+    const int64_t key_blocks = most(1, ceil_div(p->max_seqlen_k, out->tile.block_keys));
+    int64_t wanted = tiles > 0 ? room / tiles : 1;
+    out->split_blocks = ceil_div(LEAST_SPLIT_KEYS, out->tile.block_keys);
+    if (p->num_splits > 0) {
+        out->split_blocks = 1;
+        wanted = p->num_splits;
+    } else if (p->batch_invariant) {
+        out->split_blocks = ceil_div(INVARIANT_SPLIT_KEYS, out->tile.block_keys);
+        wanted = out->kernel.rows ? key_blocks : 1;
+    } else {
+        wanted = least(wanted, MOST_CHOSEN_SPLITS);
+    }
+    out->splits = most(1, least(wanted, ceil_div(key_blocks, out->split_blocks)));
+}
+
+/* Heads are worked on in equal sections whose K and V stay in the cache. */
+static int64_t choose_section(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
+    const int64_t heads = p->batch * p->heads_kv;
+    const int64_t row_bytes = (p->head_dim + p->head_dim_v) * (int64_t)tallow_dtype_size(p->dtype);
+    const int64_t head_bytes = most(1, p->max_seqlen_k * row_bytes);
+    const int64_t by_cache = (int64_t)(gpu->l2_bytes / 5 * 3) / head_bytes;
+    const int64_t by_tiles =
+        ceil_div((int64_t)gpu->multiprocessors * SECTION_TILES, plan->row_blocks * plan->splits);
+    const int64_t section = most(1, least(heads, most(by_cache, by_tiles)));
+    return ceil_div(heads, ceil_div(heads, section));
+}
+
+/* ---- the plan ---- */
+
+static tallow_status need_gpu(const cuda_gpu *gpu) {
+    if (gpu->capability >= OLDEST) return TALLOW_OK;
+    return tallow_fail(TALLOW_UNSUPPORTED, "%s has compute capability %d.%d: must be at least 8.0",
+                       gpu->name, gpu->capability / 10, gpu->capability % 10);
+}
+
+/* Kernels count rows, tiles and thread blocks in 31 bits. */
+static tallow_status need_counts(const cuda_plan *plan, const problem *p) {
+    int64_t tiles, blocks, rows;
+    if (!__builtin_mul_overflow(p->max_seqlen_q, p->group, &rows) && rows <= INT32_MAX - 1024 &&
+        !__builtin_mul_overflow(p->batch * p->heads_kv, plan->row_blocks, &tiles) &&
+        !__builtin_mul_overflow(tiles, plan->splits, &blocks) && blocks <= INT32_MAX &&
+        tiles * plan->tile.block_rows <= INT32_MAX && p->batch * most(1, plan->tokens) <= INT32_MAX)
+        return TALLOW_OK;
+    return tallow_fail(TALLOW_UNSUPPORTED,
+                       "%lld sequences of %lld heads and %lld queries, in %lld splits: must be "
+                       "fewer, as a GPU counts at most 2^31 thread blocks",
+                       (long long)p->batch, (long long)p->heads, (long long)p->max_seqlen_q,
+                       (long long)plan->splits);
+}
+
+static size_t round_up(int64_t bytes) { return ((size_t)bytes + 255) / 256 * 256; }
+
+static void count_bytes(cuda_plan *out, const problem *p) {
+    const int64_t rows = p->q_layout == LAYOUT_PACKED ? p->rows_q : p->batch * p->rows_q;
+    if (out->splits > 1)
+        out->partial_bytes = round_up(out->blocks * out->tile.block_rows * (p->head_dim_v + 2) * 4);
+    if (out->rotates_q)
+        out->rotated_bytes =
+            round_up(rows * p->heads * p->head_dim * (int64_t)tallow_dtype_size(p->dtype));
+    out->workspace = out->partial_bytes + out->rotated_bytes;
+}
+
+tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
+    *out = (cuda_plan){.rotates_q = p->rotary.dim > 0, .tokens = p->max_seqlen_new};
+    if (out->rotates_q) out->tokens = most(out->tokens, p->max_seqlen_q);
+    tallow_status status = need_gpu(gpu);
+    if (!status) status = choose_kernel(out, p, gpu);
+    if (status) return status;
+    out->row_blocks = ceil_div(p->max_seqlen_q * p->group, out->tile.block_rows);
+    choose_splits(out, p, gpu);
+    status = need_counts(out, p);
+    if (status) return status;
+    out->blocks = p->batch * p->heads_kv * out->row_blocks * out->splits;
+    out->section = out->blocks > 0 ? choose_section(out, p, gpu) : 1;
+    count_bytes(out, p);
+    return TALLOW_OK;
+}
+
+void tallow_cuda_plan_describe(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu,
+                               char *text, size_t text_size) {
+    char key[SPEC_KEY];
+    const spec_tile *t = &plan->tile;
+    tallow_spec_key(&plan->kernel, key);
+    snprintf(text, text_size,
+             "backend cuda\ngpu %s\nkernel %s\nbatch %lld\nheads %lld\nheads_kv %lld\n"
+             "head_dim %lld\nhead_dim_v %lld\nmax_seqlen_q %lld\nmax_seqlen_k %lld\n"
+             "block_rows %d\nblock_keys %d\nslots %d\nthreads %d\nshared_bytes %d\n"
+             "row_blocks %lld\nblocks %lld\nsection %lld\nsplits %lld\nsplit_keys %lld\n"
+             "workspace %zu\n",
+             gpu->name, key, (long long)p->batch, (long long)p->heads, (long long)p->heads_kv,
+             (long long)p->head_dim, (long long)p->head_dim_v, (long long)p->max_seqlen_q,
+             (long long)p->max_seqlen_k, (int)t->block_rows, (int)t->block_keys, (int)t->slots,
+             (int)t->threads, (int)t->shared_bytes, (long long)plan->row_blocks,
+             (long long)plan->blocks, (long long)plan->section, (long long)plan->splits,
+             (long long)(plan->split_blocks * t->block_keys), plan->workspace);
+}

@@ -1,0 +1,27 @@
+/* How a problem runs on a GPU. Like a plan it holds no pointers and touches no device. */
+#ifndef TALLOW_PLAN_CUDA_H
+#define TALLOW_PLAN_CUDA_H
+
+#include "cuda_driver.h"
+#include "problem.h"
+#include "spec.h"
+
+typedef struct {
+    spec kernel;
+    spec_tile tile;
+    int64_t row_blocks;   /* tiles of the longest sequence and one key head */
+    int64_t splits;       /* most parts that a tile's keys are cut into */
+    int64_t split_blocks; /* a part has at least so many blocks of keys */
+    int64_t section;      /* (batch, key head) pairs worked on at a time */
+    int64_t blocks;       /* thread blocks of the forward kernel; 0: nothing to compute */
+    int64_t tokens;       /* of each sequence that are appended or rotated first; 0: none */
+    bool rotates_q;       /* into the workspace, behind the partial results */
+    size_t partial_bytes, rotated_bytes, workspace;
+} cuda_plan;
+
+tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu);
+
+void tallow_cuda_plan_describe(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu,
+                               char *text, size_t text_size);
+
+#endif

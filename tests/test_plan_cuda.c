@@ -1,0 +1,161 @@
+/* What is chosen for a problem on a GPU, without one. */
+#include "plan_cuda.h"
+
+#include <string.h>
+
+#include "expect.h"
+
+static const cuda_gpu h200 = {0, "H200", 90, 132, 227 * 1024, 60u << 20};
+static const cuda_gpu small = {0, "RTX", 86, 28, 99 * 1024, 2u << 20};
+static const cuda_gpu old = {0, "T4", 75, 40, 64 * 1024, 4u << 20};
+
+typedef struct {
+    int64_t batch, heads, heads_kv, seqlen_q, seqlen_k, head_dim;
+    int32_t dtype;
+} sizes;
+
+static const sizes decode = {1, 16, 2, 1, 16384, 128, TALLOW_BF16};
+static const sizes prefill = {4, 16, 2, 4096, 4096, 128, TALLOW_BF16};
+
+static tallow_tensor tensor(int64_t a, int64_t b, int64_t c, int64_t d, int32_t dtype) {
+    return (tallow_tensor){.shape = {a, b, c, d}, .dtype = dtype};
+}
+
+static tallow_attention_params params(const sizes *s) {
+    return (tallow_attention_params){
+        .q = tensor(s->batch, s->seqlen_q, s->heads, s->head_dim, s->dtype),
+        .k = tensor(s->batch, s->seqlen_k, s->heads_kv, s->head_dim, s->dtype),
+        .v = tensor(s->batch, s->seqlen_k, s->heads_kv, s->head_dim, s->dtype),
+        .out = tensor(s->batch, s->seqlen_q, s->heads, s->head_dim, s->dtype),
+        .device = TALLOW_DEVICE_CUDA};
+}
+
+static cuda_plan plan_of(const tallow_attention_params *a, const cuda_gpu *gpu) {
+    problem p;
+    cuda_plan plan = {0};
+    tallow_status status = tallow_problem_init(&p, a, sizeof *a, CHECK_SHAPES);
+    if (!status) status = tallow_cuda_plan_make(&plan, &p, gpu);
+    EXPECT(!status, "%s", tallow_last_error());
+    return plan;
+}
+
+static void run_kernels(void) {
+    tallow_attention_params a = params(&prefill);
+    cuda_plan plan = plan_of(&a, &h200);
+    EXPECT(plan.kernel.dtype == TALLOW_BF16 && plan.kernel.head_dim == 128, "wrong kernel");
+    EXPECT(plan.kernel.rows == 0 && plan.kernel.scores == 0 && plan.kernel.access == 0 &&
+               plan.kernel.paged == 0 && plan.kernel.p_parts == 1,
+           "a plain call takes the plain kernel");
+    EXPECT(plan.kernel.shared_memory == 227, "%d KiB", (int)plan.kernel.shared_memory);
+    EXPECT(plan_of(&a, &small).kernel.shared_memory == 99, "of the GPU");
+    EXPECT(plan.splits == 1 && plan.workspace == 0, "enough tiles are not split");
+
+    a.precision = TALLOW_PRECISION_HIGH;
+    EXPECT(plan_of(&a, &h200).kernel.p_parts == 2, "high precision");
+    a.softcap = 30;
+    EXPECT(plan_of(&a, &h200).kernel.scores == 1, "softcap");
+    a.softcap = 0;
+    a.softmax_scale = -1;
+    EXPECT(plan_of(&a, &h200).kernel.scores == 1, "a negative scale");
+    a.q.strides[0] = 4096 * 16 * 132;
+    a.q.strides[1] = 16 * 132;
+    a.q.strides[2] = 132;
+    a.q.strides[3] = 1;
+    EXPECT(plan_of(&a, &h200).kernel.access == 1, "heads of 264 bytes are not aligned");
+}
+
+static void run_splits(void) {
+    tallow_attention_params a = params(&decode);
+    cuda_plan plan = plan_of(&a, &h200);
+    const int64_t rows = plan.tile.block_rows;
+    EXPECT(plan.kernel.rows == 1, "few rows");
+    EXPECT(plan.splits > 8 && plan.blocks >= 132 / 2, "%d splits leave the GPU idle",
+           (int)plan.splits);
+    EXPECT(plan.workspace == (size_t)(plan.blocks * rows * 130 * 4 + 255) / 256 * 256,
+           "%zu bytes for %d blocks", plan.workspace, (int)plan.blocks);
+    a.num_splits = 1;
+    EXPECT(plan_of(&a, &h200).splits == 1, "splits off");
+    a.num_splits = 7;
+    EXPECT(plan_of(&a, &h200).splits == 7, "as asked");
+    a.num_splits = 4096;
+    plan = plan_of(&a, &h200);
+    EXPECT(plan.splits * plan.tile.block_keys == 16384, "no more parts than blocks of keys");
+}
+
+/* What one sequence gets follows from nothing but itself. */
+static void run_invariance(void) {
+    tallow_attention_params a = params(&decode);
+    sizes many = decode;
+    a.batch_invariant = 1;
+    cuda_plan alone = plan_of(&a, &h200);
+    many.batch = 64;
+    a = params(&many);
+    a.batch_invariant = 1;
+    cuda_plan among = plan_of(&a, &h200);
+    EXPECT(!memcmp(&alone.kernel, &among.kernel, sizeof alone.kernel), "the same kernel");
+    EXPECT(alone.splits == among.splits && alone.split_blocks == among.split_blocks,
+           "the same parts");
+    EXPECT(alone.splits > 1, "few rows are split all the same");
+    EXPECT(plan_of(&a, &small).split_blocks == alone.split_blocks, "on every GPU");
+}
+
+static void run_sections(void) {
+    sizes s = prefill;
+    s.heads_kv = 16;
+    s.seqlen_q = s.seqlen_k = 16384;
+    tallow_attention_params a = params(&s);
+    const int64_t heads = s.batch * s.heads_kv;
+    cuda_plan plan = plan_of(&a, &h200);
+    EXPECT(plan.section >= 1 && plan.section < heads, "%d heads at a time", (int)plan.section);
+    EXPECT((heads + plan.section - 1) / plan.section * plan.section - heads < plan.section / 2 + 1,
+           "sections of %d are not equal", (int)plan.section);
+}
+
+static void run_refusals(void) {
+    tallow_attention_params a = params(&prefill);
+    problem p;
+    cuda_plan plan;
+    EXPECT(!tallow_problem_init(&p, &a, sizeof a, CHECK_SHAPES), "%s", tallow_last_error());
+    EXPECT(tallow_cuda_plan_make(&plan, &p, &old) == TALLOW_UNSUPPORTED &&
+               strstr(tallow_last_error(), "7.5") && strstr(tallow_last_error(), "8.0"),
+           "%s", tallow_last_error());
+    p.max_seqlen_q = INT32_MAX;
+    EXPECT(tallow_cuda_plan_make(&plan, &p, &h200) == TALLOW_UNSUPPORTED, "rows beyond 31 bits");
+}
+
+static void run_rotary(void) {
+    tallow_attention_params a = params(&decode);
+    a.k_new = a.v_new = tensor(1, 1, 2, 128, TALLOW_BF16);
+    a.seqused_k = tensor(1, 0, 0, 0, TALLOW_I32);
+    cuda_plan plain = plan_of(&a, &h200);
+    EXPECT(plain.tokens == 1 && !plain.rotates_q, "one token is appended");
+    a.rotary.rotary_dim = 128;
+    cuda_plan turned = plan_of(&a, &h200);
+    EXPECT(turned.rotates_q && turned.workspace == plain.workspace + 16 * 128 * 2,
+           "q is rotated in the workspace: %zu, %zu", turned.workspace, plain.workspace);
+}
+
+static void run_describe(void) {
+    tallow_attention_params a = params(&decode);
+    cuda_plan plan = plan_of(&a, &h200);
+    problem p;
+    char text[2048], cut[20];
+    EXPECT(!tallow_problem_init(&p, &a, sizeof a, CHECK_SHAPES), "%s", tallow_last_error());
+    tallow_cuda_plan_describe(&plan, &p, &h200, text, sizeof text);
+    EXPECT(strstr(text, "backend cuda\n") && strstr(text, "\nkernel family=80 dtype=2 ") &&
+               strstr(text, "\nworkspace "),
+           "%s", text);
+    tallow_cuda_plan_describe(&plan, &p, &h200, cut, sizeof cut);
+    EXPECT(strlen(cut) == sizeof cut - 1 && !strncmp(cut, text, sizeof cut - 1), "%s", cut);
+}
+
+int main(void) {
+    run_kernels();
+    run_splits();
+    run_invariance();
+    run_sections();
+    run_refusals();
+    run_rotary();
+    run_describe();
+    return expect_report();
+}
