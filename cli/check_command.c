@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "case.h"
+#include "case_cuda.h"
 #include "commands.h"
 #include "options.h"
 #include "output.h"
@@ -22,7 +23,9 @@ typedef struct {
 typedef struct {
     const request *r;
     text_line found;
-    const char *level; /* that runs */
+    const char *level;         /* that runs */
+    const case_device *device; /* null: the CPU */
+    const char *flag;          /* that chooses the level, or the device */
     json j;
     int64_t cases, failed;
     double ratios; /* sum of errors over a plain computation's */
@@ -41,6 +44,19 @@ static bool find_level(text_line *level) {
     return false;
 }
 
+static int choose_gpu(tally *t) {
+    static case_device gpu;
+    char why[256];
+    if (!case_cuda_open(&gpu, why, sizeof why)) {
+        fprintf(stderr, "tallow check: --device is cuda: %s\n", why);
+        return EXIT_FAILED;
+    }
+    t->device = &gpu;
+    t->level = "cuda";
+    t->flag = "--device";
+    return OPTIONS_OK;
+}
+
 static int choose_level(tally *t) {
     const char *wanted = LEVELS[t->r->level];
     if (t->r->level > 0) setenv("TALLOW_CPU", wanted, 1);
@@ -49,6 +65,7 @@ static int choose_level(tally *t) {
     if (t->r->level > 0 && strcmp(t->level, wanted) != 0)
         return options_error("check", "--level is %s, which this CPU lacks; accepted: up to %s",
                              wanted, t->level);
+    t->flag = "--level";
     return OPTIONS_OK;
 }
 
@@ -67,7 +84,7 @@ static void print_failure(tally *t, const char *command, const char *text) {
 /* Runs a built case and frees it. */
 static void check_case(tally *t, attention_case *c, const char *command) {
     case_result result = {0};
-    if (case_run(c, NULL) == TALLOW_OK) {
+    if (case_run(c, t->device) == TALLOW_OK) {
         case_check(c, &result);
     } else {
         snprintf(result.text, sizeof result.text, "%s", tallow_last_error());
@@ -92,8 +109,8 @@ static void check_named(tally *t) {
         const case_options *o = case_at(i);
         if (!all && strcmp(o->name, t->r->name) != 0) continue;
         progress("check", i, case_count());
-        snprintf(command, sizeof command, "tallow check --case %s --seed %" PRId64 " --level %s",
-                 o->name, t->r->seed, t->level);
+        snprintf(command, sizeof command, "tallow check --case %s --seed %" PRId64 " %s %s",
+                 o->name, t->r->seed, t->flag, t->level);
         case_build(&c, o, (uint64_t)t->r->seed);
         check_case(t, &c, command);
     }
@@ -107,8 +124,8 @@ static void check_random(tally *t) {
     for (int64_t i = 0; i < count; i++) {
         progress("check", i, count);
         snprintf(command, sizeof command,
-                 "tallow check --seed %" PRId64 " --index %" PRId64 " --level %s", r->seed,
-                 first + i, t->level);
+                 "tallow check --seed %" PRId64 " --index %" PRId64 " %s %s", r->seed, first + i,
+                 t->flag, t->level);
         case_build_random(&c, (uint64_t)r->seed, (uint64_t)(first + i));
         check_case(t, &c, command);
     }
@@ -121,7 +138,7 @@ static void print_summary(tally *t) {
         json_integer(&t->j, "cases", t->cases);
         json_integer(&t->j, "failed", t->failed);
         json_integer(&t->j, "seed", t->r->seed);
-        json_string(&t->j, "device", "cpu");
+        json_string(&t->j, "device", t->device ? "cuda" : "cpu");
         json_string(&t->j, "level", t->level);
         json_number(&t->j, "mean_error_over_plain", ratio);
         json_close(&t->j, '}');
@@ -157,7 +174,7 @@ int check_main(int argc, char **argv) {
          {0}},
         {"--case", OPTION_TEXT, &r.name, "a named case instead, or all of them", 0, 0, {0}},
         {"--list", OPTION_FLAG, &r.list, "print the names of cases", 0, 0, {0}},
-        {"--device", OPTION_CHOICE, &r.device, "what computes", 0, 0, {"cpu"}},
+        {"--device", OPTION_CHOICE, &r.device, "what computes", 0, 0, {"cpu", "cuda"}},
         {"--level",
          OPTION_CHOICE,
          &r.level,
@@ -181,7 +198,7 @@ int check_main(int argc, char **argv) {
     if (code == OPTIONS_OK) code = check_rules(&r);
     for (int i = 0; i < case_count() && code == OPTIONS_OK && r.list; i++) puts(case_at(i)->name);
     if (code != OPTIONS_OK || r.list) return code == OPTIONS_OK ? EXIT_DONE : code;
-    code = choose_level(&t);
+    code = r.device ? choose_gpu(&t) : choose_level(&t);
     if (code != OPTIONS_OK) return code;
 
     if (r.as_json) {
