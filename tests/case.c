@@ -456,7 +456,7 @@ static void compute_reference(attention_case *c) {
         *outs[i] = malloc(((i < 2 ? n : rows) + 1) * sizeof **outs[i]);
         if (!*outs[i]) abort();
     }
-    reference_attention(&c->params, ARITHMETIC_F64, c->out, c->lse);
+    c->magnitude = reference_attention(&c->params, ARITHMETIC_F64, c->out, c->lse);
     reference_attention(&c->params, ARITHMETIC_PLAIN, c->plain_out, c->plain_lse);
 }
 

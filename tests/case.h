@@ -101,6 +101,7 @@ typedef struct {
     int block_count;
     int64_t rows;                              /* of out, all sequences */
     double *out, *lse, *plain_out, *plain_lse; /* the reference; see reference.h */
+    double magnitude;                          /* what rounding errors of scores are relative to */
     bool workspace_intact;                     /* after a run: nothing was written behind it */
 } attention_case;
 

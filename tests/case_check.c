@@ -231,11 +231,13 @@ static double rounding_unit(int32_t dtype) {
 /* At most 1.2 times the error of the plain computation (1.45 when precision gives way to speed).
  * Both are norms of a sample of rounding errors, often of a few rows that dwarf the rest. The ratio
  * of two such norms scatters by 1 / sqrt(rows that count), of which twice is granted; and rows may
- * be so few that all their errors happen to be tiny. */
+ * be so few that the plain computation's errors happen to be tiny, hence as much of one rounding:
+ * of the 16-bit numbers, or of the products that scores sum up. */
 static void judge_norms(comparison *w) {
     const case_options *o = &w->c->o;
     case_result *r = w->result;
-    double unit = rounding_unit(w->c->params.out.dtype), both = w->error2 + w->plain2;
+    double both = w->error2 + w->plain2, unit = rounding_unit(w->c->params.out.dtype);
+    unit = fmax(unit, rounding_unit(TALLOW_F32) * (1 + w->c->magnitude));
     if (o->precision != TALLOW_PRECISION_HIGH) unit = fmax(unit, rounding_unit(o->dtype));
     if (w->norm2 == 0) return;
     double scatter = both > 0 ? sqrt(w->spread) / both : 1; /* both^2 / spread: rows that count */

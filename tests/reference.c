@@ -227,6 +227,7 @@ typedef struct {
     int64_t b, h, i; /* the query row at work */
     double *q, *k, *v, *scores;
     bool *sees;
+    double magnitude; /* see reference_attention */
 } work;
 
 static bool visible(const work *w, int64_t j) {
@@ -266,12 +267,17 @@ static bool dropped(const work *w, int64_t j) {
     return p->dropout_p > 0 && philox(key, counter, (int)(j % 4)) < p->dropout_p * 0x1p32;
 }
 
-static inline double score(const work *w, arithmetic how, int64_t j) {
+static inline double score(work *w, arithmetic how, int64_t j) {
     const tallow_attention_params *p = w->p;
-    double s = 0, scale = p->softmax_scale != 0 ? (double)p->softmax_scale
-                                                : 1 / sqrt((double)w->d.head_dim);
+    double s = 0, sum = 0,
+           scale =
+               p->softmax_scale != 0 ? (double)p->softmax_scale : 1 / sqrt((double)w->d.head_dim);
     const double *k = w->k + j * w->d.head_dim;
-    for (int64_t c = 0; c < w->d.head_dim; c++) s = rounded(how, s + rounded(how, w->q[c] * k[c]));
+    for (int64_t c = 0; c < w->d.head_dim; c++) {
+        s = rounded(how, s + rounded(how, w->q[c] * k[c]));
+        sum += fabs(w->q[c] * k[c]);
+    }
+    if (isfinite(sum)) w->magnitude = fmax(w->magnitude, sum * fabs(scale));
     s = rounded(how, s * rounded(how, scale));
     if (p->softcap > 0)
         s = rounded(how, p->softcap * rounded(how, tanh(rounded(how, s / p->softcap))));
@@ -286,7 +292,7 @@ static inline double score(const work *w, arithmetic how, int64_t j) {
 }
 
 /* Scores, then a softmax with its true maximum, then the weighted sum of V. */
-static inline void attend(const work *w, arithmetic how, double *out, double *lse) {
+static inline void attend(work *w, arithmetic how, double *out, double *lse) {
     const tallow_attention_params *p = w->p;
     int64_t seen = 0, n = w->d.head_dim_v;
     double sink = present(&p->sinks) ? *(float *)reference_at(&p->sinks, w->h, 0, 0, 0) : -INFINITY;
@@ -349,8 +355,8 @@ static void attend_head(work *w, arithmetic how, int64_t head_kv, double *out, d
     }
 }
 
-void reference_attention(const tallow_attention_params *p, arithmetic how, double *out,
-                         double *lse) {
+double reference_attention(const tallow_attention_params *p, arithmetic how, double *out,
+                           double *lse) {
     work w = {.p = p, .d = reference_dimensions(p)};
     for (w.b = 0; w.b < w.d.batch; w.b++) {
         w.s = reference_lengths(p, w.b);
@@ -366,4 +372,5 @@ void reference_attention(const tallow_attention_params *p, arithmetic how, doubl
             attend_head(&w, how, head_kv, out, lse);
         free(w.q), free(w.k), free(w.v), free(w.scores), free(w.sees);
     }
+    return w.magnitude;
 }

@@ -34,9 +34,10 @@ typedef struct {
 dimensions reference_dimensions(const tallow_attention_params *p);
 
 /* out[(row * heads + h) * head_dim_v + c] and lse[row * heads + h]; rows of no sequence are left
- * alone. The tensors are read as they stand before the call. */
-void reference_attention(const tallow_attention_params *p, arithmetic how, double *out,
-                         double *lse);
+ * alone. The tensors are read as they stand before the call. Returns the largest scaled sum of
+ * |q k| that a visible score is made of: what the rounding errors of scores are relative to. */
+double reference_attention(const tallow_attention_params *p, arithmetic how, double *out,
+                           double *lse);
 
 /* K (or V) of key j and key head h, rotated if it is a new one. */
 void reference_key(const tallow_attention_params *p, arithmetic how, bool value, int64_t b,
