@@ -269,9 +269,8 @@ static bool dropped(const work *w, int64_t j) {
 
 static inline double score(work *w, arithmetic how, int64_t j) {
     const tallow_attention_params *p = w->p;
-    double s = 0, sum = 0,
-           scale =
-               p->softmax_scale != 0 ? (double)p->softmax_scale : 1 / sqrt((double)w->d.head_dim);
+    double s = 0, sum = 0, scale = (double)p->softmax_scale;
+    if (scale == 0) scale = 1 / sqrt((double)w->d.head_dim);
     const double *k = w->k + j * w->d.head_dim;
     for (int64_t c = 0; c < w->d.head_dim; c++) {
         s = rounded(how, s + rounded(how, w->q[c] * k[c]));

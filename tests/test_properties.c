@@ -11,6 +11,7 @@
 
 #include "case.h"
 #include "expect.h"
+#include "reference.h"
 
 /* A dense f32 call that owns its tensors. */
 typedef struct {
@@ -355,6 +356,34 @@ static void test_fused_rotary(void) {
     free(k_new), free(v_new), free_call(&fused), free_call(&apart);
 }
 
+/* ---- rounding ---- */
+
+/* The mean of two 16-bit values is exact in f32, and often half way between two 16-bit values. */
+static void test_ties(int32_t dtype, const char *level) {
+    enum { DIM = 256 };
+    uint16_t q[DIM] = {0}, v[2][DIM], out[DIM], expected[DIM];
+    uint64_t state = 3;
+    for (int i = 0; i < 2 * DIM; i++) {
+        double value = 1 + (double)(case_draw(&state) >> 40) * 0x1p-24;
+        reference_store(v, dtype, i, i % 3 ? value : 2 * value);
+    }
+    for (int c = 0; c < DIM; c++) {
+        double mean = (reference_load(v[0], dtype, c) + reference_load(v[1], dtype, c)) / 2;
+        reference_store(expected, dtype, c, mean);
+    }
+    tallow_attention_params p = {.q = tensor(q, 1, 1, 1, DIM),
+                                 .k = tensor(v, 1, 2, 1, DIM),
+                                 .v = tensor(v, 1, 2, 1, DIM),
+                                 .out = tensor(out, 1, 1, 1, DIM)};
+    p.q.dtype = p.k.dtype = p.v.dtype = p.out.dtype = dtype;
+    setenv("TALLOW_CPU", level, 1);
+    EXPECT(tallow_attention(&p, sizeof p) == TALLOW_OK, "%s", tallow_last_error());
+    for (int c = 0; c < DIM; c++)
+        EXPECT(out[c] == expected[c], "%s, dtype %d: a mean is rounded to %04x, not %04x", level,
+               (int)dtype, out[c], expected[c]);
+    unsetenv("TALLOW_CPU");
+}
+
 /* ---- addresses ---- */
 
 enum { FAR_BATCH = 2, FAR_ROWS = 3, FAR_HEADS = 2, FAR_DIM = 8 };
@@ -443,6 +472,11 @@ int main(void) {
     test_memory_growth();
     test_dropout();
     test_fused_rotary();
+    const char *const levels[] = {"scalar", "avx2", "avx512", "avx512bf16"};
+    for (int i = 0; i < 4; i++) {
+        test_ties(TALLOW_F16, levels[i]);
+        test_ties(TALLOW_BF16, levels[i]);
+    }
     for (int dimension = 0; dimension < 3; dimension++) test_far_apart(dimension);
     test_untouched();
     return expect_report();
