@@ -26,7 +26,7 @@ static const option OPTIONS[] = {
 };
 
 static int parse_two(const char *first, const char *second) {
-    char words[3][64] = {"test"};
+    static char words[3][64] = {"test"}; /* texts are kept by reference */
     char *argv[3] = {words[0], words[1], words[2]};
     const option_help help = {"test", "", "", OPTIONS};
     snprintf(words[1], sizeof words[1], "%s", first);
