@@ -26,9 +26,9 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    COMBINE_ROWS = 4,    /* rows of a block of tallow_combine, one warp each */
-    MERGE_ROWS = 4,      /* rows of a block of tallow_merge, one warp each */
-    TOKEN_THREADS = 128,  /* threads of a block of tallow_append and tallow_rotate: one token */
+    COMBINE_THREADS = 128, /* threads of a block of tallow_combine: one row */
+    MERGE_ROWS = 4,        /* rows of a block of tallow_merge, one warp each */
+    TOKEN_THREADS = 128,   /* threads of a block of tallow_append and tallow_rotate: one token */
     ROTATE_PAIRS = 320 /* pairs that one launch rotates; tallow_rotate is launched again for more */
 };
 
@@ -87,8 +87,9 @@ typedef struct {
     float *lse; /* null: not wanted; (b, head, row), row counted in all when packed */
     int64_t lse_batch_stride, lse_head_stride;
     /* Splits > 1: for every (b, key head, block of rows) and part, block_rows rows of head_dim_v
-     * floats (normalised out), then block_rows natural lse. In all batch * heads_kv * row_blocks *
-     * splits * block_rows * (head_dim_v + 1) floats. Only tiles that are cut in parts use it. */
+     * floats (the weighted sum of V), then of each row the maximum, in units of log2(e), and the sum
+     * of the weights. In all batch * heads_kv * row_blocks * splits * block_rows * (head_dim_v + 2)
+     * floats. Only tiles that are cut in parts use it. */
     float *partial;
 
     /* Schedule. A tile is one block of rows of one (b, key head); row r of those is query r / group
@@ -103,7 +104,7 @@ typedef struct {
     int32_t head_dim_v;
     int32_t out_dtype; /* tallow_dtype */
 
-    /* Scores. With the axis scores = 0 only scale is read, and it must be positive. */
+    /* Scores. With the axis scores = 0 scale must be positive, softcap and slopes are not read. */
     float scale;   /* softmax_scale */
     float softcap; /* 0: off */
     floats_arg alibi_slopes, sinks;
@@ -117,7 +118,7 @@ typedef struct {
 
     /* Dropout: a weight is kept iff its random word is at least the threshold; 0 keeps all */
     uint32_t dropout_threshold; /* ceil(dropout_p * 2^32) */
-    float dropout_scale;        /* 1 / (1 - dropout_p) */
+    float dropout_scale;        /* 1 / (1 - dropout_p): always read */
     int32_t zero;
     uint64_t dropout_seed, dropout_offset;
 } forward_args;

@@ -21,8 +21,23 @@ INLINE int64_t clamp64(int64_t x, int64_t low, int64_t high) {
 INLINE int thread_id() {
     int id;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(id));
+    __builtin_assume(0 <= id && id < 1024); /* divisions are shifts */
     return id;
 }
 INLINE int lane_id() { return thread_id() % 32; }
+
+/* A kernel launched as a programmatic dependent starts while the one before it is still at work:
+ * once all blocks of that one have allowed it, and up to where it waits for what they write. Of no
+ * effect in other launches. */
+INLINE void allow_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+INLINE void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 #endif

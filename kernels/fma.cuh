@@ -20,7 +20,9 @@ INLINE uint32_t column_pair_at(uint32_t base, int row, int n, const int chunks) 
     return chunk_at(base, row, 2 * n + lane_id() % 4 / 2, chunks) + lane_id() % 2 * 8;
 }
 
-INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k) {
+template <class function>
+INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k, function beside) {
+    beside();
     UNROLL for (int m = 0; m < tile::row_parts; m++)
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 4; c++) s[m][n][c] = 0;
@@ -50,7 +52,10 @@ INLINE void share_weights(const score_block &s, uint32_t p) {
         }
 }
 
-INLINE void multiply_values(out_block &o, const score_block &, uint32_t p, uint32_t v) {
+template <class function>
+INLINE void multiply_values(out_block &o, const score_block &, uint32_t p, uint32_t v,
+                            function beside) {
+    UNROLL for (int step = 0; step < tile::block_keys / 16; step++) beside(step);
     _Pragma("unroll 1") for (int chunk = 0; chunk < layout::p_chunks; chunk++) {
         float4 left[tile::row_states];
         UNROLL for (int i = 0; i < tile::row_states; i++)

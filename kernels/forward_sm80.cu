@@ -20,21 +20,23 @@
 
 /* Starts the copy of the tile's rows of Q; rows that do not exist become zeros. */
 INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) {
-    note_addresses(a, w, memory, a.q);
-    __syncthreads();
     for (int i = threadIdx.x; i < tile::block_rows * layout::q_chunks; i += tile::threads) {
         int row = i / layout::q_chunks, chunk = i % layout::q_chunks;
         bool there = row < w.rows && chunk * 16 < spec::head_dim * spec::element;
-        const char *from = there ? (const char *)noted(memory, row) + chunk * 16 : a.q.data;
+        const char *from = there ? tile_row(a, w, a.q, row) + chunk * 16 : a.q.data;
         copy_chunk(chunk_at(memory + layout::q, row, chunk, layout::q_chunks), from, there);
     }
-    __syncthreads(); /* addresses have been read */
 }
 
 INLINE bool is_clean(const work &w, int block) {
     return w.clean.begin <= block * tile::block_keys &&
            (block + 1) * tile::block_keys <= w.clean.end;
 }
+
+/* Of the steps of P V, 16 keys each, the one that a copy starts beside: not the first, so that
+ * products run; later where O takes more registers, to have those of used weights. */
+constexpr int copy_step =
+    tile::block_keys == 16 ? 0 : tile::block_keys == 64 && tile::column_parts > 8 ? 2 : 1;
 
 /* All blocks of keys, from the last to the first. */
 INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, const work &w,
@@ -46,17 +48,29 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         score_block s;
 
         if (masked) note_visible(a, w, memory, first_key);
-        uint32_t k = next_slot(a, w, memory, block, false);
-        multiply_keys(s, memory + layout::q, k);
+        uint32_t k = wait_slot(w, memory, block, false);
+        multiply_keys(s, memory + layout::q, k,
+                      [&] { copy_ahead(a, w, memory, block, false); });
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
         if (masked) mask_scores(s, memory);
-        weigh(s, state, o, scale, memory);
-        if (spec::scores == 1 && a.dropout_threshold > 0) drop_weights(s, a, w, first_key);
-        if (tile::shares_p) share_weights(s, memory + layout::p);
+        raise_maxima(s, state, o, scale, memory);
+        auto weigh_keys = [&](const int begin, const int end) {
+            weigh(s, state, scale, begin, end);
+            if (spec::scores == 1 && a.dropout_threshold > 0)
+                drop_weights(s, a, w, first_key, begin, end);
+        };
+        if (tile::shares_p) {
+            weigh_keys(0, tile::key_parts);
+            share_weights(s, memory + layout::p);
+        }
 
-        uint32_t v = next_slot(a, w, memory, block, true);
+        uint32_t v = wait_slot(w, memory, block, true);
         if (masked && w.careful) remove_nonfinite(v);
-        multiply_values(o, s, memory + layout::p, v);
+        auto beside = [&](const int step) {
+            if (!tile::shares_p) weigh_keys(2 * step, 2 * step + 2);
+            if (step == copy_step) copy_ahead(a, w, memory, block, true);
+        };
+        multiply_values(o, s, memory + layout::p, v, beside);
     }
     wait_copies<0>(); /* without a block of keys, Q may still be on its way */
     if (!w.careful) return;
@@ -74,6 +88,7 @@ extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
 tallow_forward(const __grid_constant__ forward_args a) {
     extern __shared__ __align__(128) char shared_memory[];
     const uint32_t memory = shared_address(shared_memory);
+    allow_next_kernel();
     work &w = *(work *)(shared_memory + layout::work);
     if (threadIdx.x == 0) w = work_of(a, tile::block_rows, tile::block_keys);
     __syncthreads();

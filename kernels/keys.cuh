@@ -41,15 +41,17 @@ INLINE const char *paged_key(const forward_args &a, const work &w, uint32_t memo
 /* ---- copies ---- */
 
 /* Starts the copy of a block of K or V into a slot. Keys that do not exist become zeros, and so
- * does the padding of rows. */
+ * does the padding of rows. Before the first block there are no keys: zeros are cheaper than a
+ * branch, beside which no products could run. */
 INLINE void copy_block(const forward_args &a, const work &w, uint32_t memory, uint32_t slot,
                        int block, const rows_arg &view, const char *base, const int chunks,
                        const int row_bytes) {
     const int columns = chunks > tile::threads ? chunks / 2 : chunks; /* copied side by side */
     const int pass = tile::threads / columns, passes = (tile::block_keys + pass - 1) / pass;
-    int first = block * tile::block_keys, count = w.seq.seqlen_k - first;
+    int first = block * tile::block_keys;
+    int count = block >= w.blocks.begin ? w.seq.seqlen_k - first : 0;
     int row = thread_id() / columns, chunk = thread_id() % columns;
-    if (row >= pass) return;
+    if (tile::threads % columns != 0 && row >= pass) return;
     const char *from = base + (int64_t)(first + row) * view.row_stride;
     UNROLL for (int i = 0; i < passes; i++, row += pass, from += pass * view.row_stride) {
         if (tile::block_keys % pass != 0 && row >= tile::block_keys) break;
@@ -63,15 +65,13 @@ INLINE void copy_block(const forward_args &a, const work &w, uint32_t memory, ui
 
 INLINE void copy_next(const forward_args &a, const work &w, uint32_t memory, uint32_t slot,
                       int block, const bool value) {
-    if (block >= w.blocks.begin) {
-        if (value)
-            copy_block(a, w, memory, slot, block, a.v, w.v, layout::v_chunks,
-                       spec::head_dim_v * spec::element);
-        else
-            copy_block(a, w, memory, slot, block, a.k, w.k, layout::k_chunks,
-                       spec::head_dim * spec::element);
-        if (spec::paged && !value) list_pages(a, w, memory, block - tile::slots / 2);
-    }
+    if (value)
+        copy_block(a, w, memory, slot, block, a.v, w.v, layout::v_chunks,
+                   spec::head_dim_v * spec::element);
+    else
+        copy_block(a, w, memory, slot, block, a.k, w.k, layout::k_chunks,
+                   spec::head_dim * spec::element);
+    if (spec::paged && !value) list_pages(a, w, memory, block - tile::slots / 2);
     commit_copies();
 }
 
@@ -97,17 +97,20 @@ INLINE void start_ring(const forward_args &a, const work &w, uint32_t memory) {
     }
 }
 
-/* Waits for K (or V) of a block and starts the copy that runs slots - 1 ahead, into the slot that
- * was read before this one. Returns the shared address of what arrived. */
-INLINE uint32_t next_slot(const forward_args &a, const work &w, uint32_t memory, int block,
-                          const bool value) {
-    const int ahead = value + tile::slots - 1; /* counted from K of this block */
-    const uint32_t copy = 2 * (w.blocks.end - 1 - block) + value;
+/* Waits for K (or V) of a block; returns its shared address. From then on the slot before it may be
+ * written again. */
+INLINE uint32_t wait_slot(const work &w, uint32_t memory, int block, const bool value) {
     wait_copies<tile::slots - 2>();
     __syncthreads();
-    copy_next(a, w, memory, slot_of(memory, copy + tile::slots - 1), block - ahead / 2,
-              ahead % 2 != 0);
-    return slot_of(memory, copy);
+    return slot_of(memory, 2 * (w.blocks.end - 1 - block) + value);
+}
+
+/* Then starts the copy that runs slots - 1 ahead. */
+INLINE void copy_ahead(const forward_args &a, const work &w, uint32_t memory, int block,
+                       const bool value) {
+    const int ahead = value + tile::slots - 1; /* counted from K of this block */
+    const uint32_t copy = 2 * (w.blocks.end - 1 - block) + value + tile::slots - 1;
+    copy_next(a, w, memory, slot_of(memory, copy), block - ahead / 2, ahead % 2 != 0);
 }
 
 #endif

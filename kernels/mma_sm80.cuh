@@ -38,16 +38,19 @@ INLINE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
 #undef MMA
 }
 
-/* Part `part` of two weights: the rounded values, or what rounding left. */
+/* Part `part` of two weights: the rounded values, or what rounding to the parts before left. */
 INLINE uint32_t pack_part(float low, float high, const int part) {
-    uint32_t rounded = pack(low, high);
-    if (part == 0) return rounded;
-    float2 value = unpack(rounded);
-    return pack(low - value.x, high - value.y);
+    UNROLL for (int i = 0; i < part; i++) {
+        float2 rounded = unpack(pack(low, high));
+        low -= rounded.x;
+        high -= rounded.y;
+    }
+    return pack(low, high);
 }
 
-/* S = Q K^T for the warp's rows and keys. */
-INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k) {
+/* S = Q K^T for the warp's rows and keys. beside() is other work, to run beside the products. */
+template <class function>
+INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k, function beside) {
     const int lane = lane_id(), key = column_warp() * tile::warp_keys;
     const bool pairs = tile::key_parts % 2 == 0; /* ldmatrix takes 16 keys at a time, or 8 */
     uint32_t q_at = chunk_at(q, row_warp() * tile::warp_rows + lane % 16, lane / 16,
@@ -74,6 +77,7 @@ INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k) {
                 if (pairs) multiply_add(s[m][n + 1], left[m], right[2], right[3]);
             }
         }
+        if (chunk == 0) beside();
     }
 }
 
@@ -106,11 +110,27 @@ INLINE void take_weights(uint32_t (&left)[4], const score_block &s, uint32_t p, 
     }
 }
 
-/* O += P V for the warp's rows and columns. */
-INLINE void multiply_values(out_block &o, const score_block &s, uint32_t p, uint32_t v) {
+/* o += the product of weights and 16 values. Tensor cores truncate where they add: with weights in
+ * parts the product is a sum of its own, and o takes it by an addition that rounds. */
+INLINE void add_product(float (&o)[4], const uint32_t (&left)[spec::p_parts][tile::row_parts][4],
+                        const int m, uint32_t v0, uint32_t v1) {
+    float product[4] = {0, 0, 0, 0};
+    if (spec::p_parts == 1) return multiply_add(o, left[0][m], v0, v1);
+    UNROLL for (int part = spec::p_parts - 1; part >= 0; part--)
+        multiply_add(product, left[part][m], v0, v1);
+    UNROLL for (int c = 0; c < 4; c++) /* at once: products waiting would take registers */
+        asm volatile("add.f32 %0, %0, %1;" : "+f"(o[c]) : "f"(product[c]));
+}
+
+/* O += P V for the warp's rows and columns. beside(step) comes before the products of 16 keys: it
+ * may make their weights, whose arithmetic runs beside the products of the keys before. */
+template <class function>
+INLINE void multiply_values(out_block &o, const score_block &s, uint32_t p, uint32_t v,
+                            function beside) {
     uint32_t v_at = chunk_at(v, lane_id() % 16, out_part(0) + lane_id() / 16, layout::v_chunks);
     UNROLL for (int step = 0; step < tile::block_keys / 16; step++) {
         uint32_t left[spec::p_parts][tile::row_parts][4], right[4];
+        beside(step);
         UNROLL for (int part = 0; part < spec::p_parts; part++)
             UNROLL for (int m = 0; m < tile::row_parts; m++)
                 take_weights(left[part][m], s, p, m, step, part);
@@ -118,11 +138,10 @@ INLINE void multiply_values(out_block &o, const score_block &s, uint32_t p, uint
             if (!has_part(n)) break;
             load_transposed(right, chunk_further(v_at, n * tile::column_warps, layout::v_chunks) +
                                        step * 16 * layout::v_chunks * 16);
-            UNROLL for (int part = 0; part < spec::p_parts; part++)
-                UNROLL for (int m = 0; m < tile::row_parts; m++) {
-                    multiply_add(o[m][n], left[part][m], right[0], right[1]);
-                    multiply_add(o[m][n + 1], left[part][m], right[2], right[3]);
-                }
+            UNROLL for (int m = 0; m < tile::row_parts; m++) {
+                add_product(o[m][n], left, m, right[0], right[1]);
+                add_product(o[m][n + 1], left, m, right[2], right[3]);
+            }
         }
     }
 }

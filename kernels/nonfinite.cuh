@@ -28,7 +28,8 @@ INLINE uint32_t finite_word(uint32_t word) {
 
 /* Takes inf and NaN out of a block of V in shared memory. */
 INLINE void remove_nonfinite(uint32_t v) {
-    for (int i = threadIdx.x; i < tile::block_keys * layout::v_chunks; i += tile::threads) {
+    _Pragma("unroll 1") for (int i = thread_id(); i < tile::block_keys * layout::v_chunks;
+                              i += tile::threads) {
         uint4 c = shared_chunk(v + i * 16);
         set_shared_chunk(v + i * 16, make_uint4(finite_word(c.x), finite_word(c.y),
                                                 finite_word(c.z), finite_word(c.w)));

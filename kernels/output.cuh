@@ -3,49 +3,41 @@
 #ifndef OUTPUT_CUH
 #define OUTPUT_CUH
 
-#include "softmax.cuh"
 #include "scores.cuh"
+#include "softmax.cuh"
+#include "total.cuh"
 
-INLINE void store_lse(const forward_args &a, const work &w, int row, float lse) {
-    if (w.parts > 1) {
-        float *partial = partial_of(a, w, w.part, tile::block_rows);
-        partial[tile::block_rows * spec::head_dim_v + row] = lse;
-    } else if (a.lse) {
-        query_of_row q = query_of(a, w, row);
-        a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-            lse;
+/* Rows are normalised, and their lse stored. */
+INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_args &a,
+                        const work &w, float scale) {
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        query_of_row q = query_of(a, w, row_in_tile(i));
+        row_total total = total_of(a, q.head, state.max[i] * scale, state.sum[i]);
+        UNROLL for (int n = 0; n < tile::column_parts; n++)
+            UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= total.factor;
+        if (a.lse && row_in_tile(i) < w.rows && lane_id() % 4 == 0 && column_warp() == 0)
+            a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
+                total.lse;
     }
 }
 
-/* Normalises row i of the thread and returns its lse. A sink is one more logit without a value; of
- * a split tile it is left to tallow_combine. */
-INLINE float finish_row(out_block &o, const forward_args &a, const work &w, int i, int row,
-                        float max, float sum) {
-    float factor = 1;
-    bool empty = max == MINUS_INFINITY && sum == 0;
-    if (a.sinks.data && w.parts == 1 && !empty && row < w.rows) {
-        float sink = LOG2E * a.sinks.data[query_of(a, w, row).head * a.sinks.head_stride];
-        float top = fmaxf(max, sink);
-        factor = exp2f(max - top);
-        sum = fmaf(sum, factor, exp2f(sink - top));
-        max = top;
-    }
-    factor = empty ? 0 : factor / sum;
-    if (spec::scores == 1) factor *= a.dropout_scale;
-    UNROLL for (int n = 0; n < tile::column_parts; n++)
-        UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= factor;
-    return empty ? MINUS_INFINITY : (max + log2f(sum)) * LN2;
+/* Of a part, maxima and sums; its rows stay as they are. */
+INLINE void store_states(const softmax_state &state, const forward_args &a, const work &w,
+                         float scale) {
+    float *states = partial_of(a, w, w.part, tile::block_rows) + tile::block_rows * spec::head_dim_v;
+    if (lane_id() % 4 != 0 || column_warp() != 0) return;
+    UNROLL for (int i = 0; i < tile::row_states; i++)
+        ((float2 *)states)[row_in_tile(i)] = make_float2(state.max[i] * scale, state.sum[i]);
 }
 
 /* Rows of floats, straight from the accumulators: a quad writes 32 bytes. */
-INLINE void store_floats(const out_block &o, const forward_args &a, const work &w,
-                         uint32_t memory) {
+INLINE void store_floats(const out_block &o, const forward_args &a, const work &w) {
     float *partial = partial_of(a, w, w.part, tile::block_rows);
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         int row = row_in_tile(i);
         if (row >= w.rows) continue;
         float *out = w.parts > 1 ? partial + row * spec::head_dim_v
-                                 : (float *)noted(memory, row);
+                                 : (float *)tile_row(a, w, a.out, row);
         UNROLL for (int n = 0; n < tile::column_parts; n++) {
             int column = out_part(n) * 8 + lane_id() % 4 * 2;
             const float *pair = &o[i / 2][n][i % 2 * 2];
@@ -75,7 +67,7 @@ INLINE void store_halves(const out_block &o, const forward_args &a, const work &
     for (int i = threadIdx.x; i < w.rows * layout::v_chunks; i += tile::threads) {
         int row = i / layout::v_chunks, chunk = i % layout::v_chunks;
         if (chunk * 8 >= spec::head_dim_v) continue;
-        char *out = (char *)noted(memory, row) + chunk * 16;
+        char *out = tile_row(a, w, a.out, row) + chunk * 16;
         uint4 c = shared_chunk(chunk_at(memory + layout::out, row, chunk, layout::v_chunks));
         if (spec::access == 0) {
             *(uint4 *)out = c;
@@ -90,15 +82,13 @@ INLINE void store_halves(const out_block &o, const forward_args &a, const work &
 INLINE void finish_tile(out_block &o, softmax_state &state, const forward_args &a, const work &w,
                         float scale, uint32_t memory) {
     finish_sums(state.sum, memory);
-    note_addresses(a, w, memory, a.out);
-    __syncthreads(); /* addresses are there; Q and the ring are no longer read */
-    UNROLL for (int i = 0; i < tile::row_states; i++) {
-        int row = row_in_tile(i);
-        float lse = finish_row(o, a, w, i, row, state.max[i] * scale, state.sum[i]);
-        if (row < w.rows && lane_id() % 4 == 0 && column_warp() == 0) store_lse(a, w, row, lse);
-    }
+    __syncthreads(); /* Q and the ring are no longer read */
+    if (w.parts > 1)
+        store_states(state, a, w, scale);
+    else
+        finish_rows(o, state, a, w, scale);
     if (spec::full || w.parts > 1 || a.out_dtype == 3)
-        store_floats(o, a, w, memory);
+        store_floats(o, a, w);
     else
         store_halves(o, a, w, memory);
 }

@@ -1,82 +1,90 @@
 /* The kernels that work row by row: one program for all shapes and dtypes. */
 #include "rotary.cuh"
 #include "schedule.cuh"
+#include "total.cuh"
 
 /* ---- combine ---- */
 
-INLINE float warp_max(float x) {
+INLINE float block_max(float x, float *warps) {
     for (int lane = 16; lane > 0; lane /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lane));
+    if (lane_id() == 0) warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    for (int i = 0; i < COMBINE_THREADS / 32; i++) x = fmaxf(x, warps[i]);
     return x;
 }
 
-/* Log-sum-exp of a row's part; -inf beyond the last. */
-INLINE float part_lse(const float *lses, int64_t stride, int part, int parts) {
-    return part < parts ? lses[part * stride] : MINUS_INFINITY;
+INLINE float block_sum(float x, float *warps) {
+    for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(~0u, x, lane);
+    if (lane_id() == 0) warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = 0;
+    for (int i = 0; i < COMBINE_THREADS / 32; i++) x += warps[i];
+    return x;
 }
 
-/* Weight of a part before normalisation; every lane asks for the same one of a warp's 32. */
-INLINE float weight_of(float lse, float top, int part) {
-    float weight = lse == MINUS_INFINITY ? 0 : expf(lse - top);
-    return __shfl_sync(~0u, weight, part % 32);
+INLINE void add_weighted(float4 &sum, float weight, float4 x) {
+    sum.x = fmaf(weight, x.x, sum.x);
+    sum.y = fmaf(weight, x.y, sum.y);
+    sum.z = fmaf(weight, x.z, sum.z);
+    sum.w = fmaf(weight, x.w, sum.w);
 }
 
-/* One row from its parts, by one warp: weights exp(lse - lse of all), the sink taking its share.
- * Parts are added in their order, so that the result is the same every time. */
+/* One row from its parts: groups of threads, each as many as a row has fours of columns, take parts
+ * in turn. Everything is added in a fixed order, so that the result is the same every time. */
 INLINE void combine_row(const forward_args &a, const work &w, int row) {
-    const int parts = w.parts, lane = lane_id(), dv = a.head_dim_v;
-    const int64_t stride = (int64_t)a.block_rows * (dv + 1);
-    const float *values = partial_of(a, w, 0, a.block_rows) + (int64_t)row * dv;
-    const float *lses = partial_of(a, w, 0, a.block_rows) + (int64_t)a.block_rows * dv + row;
-    const query_of_row q = query_of(a, w, row);
+    __shared__ float weights[COMBINE_THREADS], tops[COMBINE_THREADS / 32], sums[COMBINE_THREADS / 32];
+    __shared__ float4 group_sums[COMBINE_THREADS];
+    const int columns = a.head_dim_v / 4, groups = COMBINE_THREADS / columns;
+    const int group = threadIdx.x / columns, column = threadIdx.x % columns;
+    const int64_t stride = (int64_t)a.block_rows * (a.head_dim_v + 2);
+    const float *values = partial_of(a, w, 0, a.block_rows);
+    const float2 *states = (const float2 *)(values + a.block_rows * a.head_dim_v) + row;
+    values += row * a.head_dim_v + column * 4;
 
     float top = MINUS_INFINITY, total = 0;
-    for (int first = 0; first < parts; first += 32)
-        top = fmaxf(top, part_lse(lses, stride, first + lane, parts));
-    top = warp_max(top);
-    float sink = a.sinks.data ? a.sinks.data[q.head * a.sinks.head_stride] : MINUS_INFINITY;
-    bool empty = top == MINUS_INFINITY; /* then every part's values are 0 */
-    top = empty ? 0 : fmaxf(top, sink);
-    for (int first = 0; first < parts; first += 32) {
-        float lse = part_lse(lses, stride, first + lane, parts);
-        for (int z = first; z < least(first + 32, parts); z++) total += weight_of(lse, top, z);
-    }
-    if (!empty) total += expf(sink - top);
-
-    char *out = row_at(a.out, w.b, w.seq.q_start + q.query, q.head);
-    for (int i = 0; i < dv; i += 128) {
-        int column = i + lane * 4;
-        bool there = column < dv;
-        float4 sum = make_float4(0, 0, 0, 0);
-        for (int first = 0; first < parts; first += 32) {
-            float lse = part_lse(lses, stride, first + lane, parts);
-            _Pragma("unroll 4") for (int z = first; z < least(first + 32, parts); z++) {
-                float weight = weight_of(lse, top, z);
-                if (!there) continue;
-                float4 x = *(const float4 *)(values + z * stride + column);
-                sum.x = fmaf(weight, x.x, sum.x);
-                sum.y = fmaf(weight, x.y, sum.y);
-                sum.z = fmaf(weight, x.z, sum.z);
-                sum.w = fmaf(weight, x.w, sum.w);
-            }
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int part = threadIdx.x; part < w.parts; part += COMBINE_THREADS)
+        top = fmaxf(top, states[part * stride / 2].x);
+    top = block_max(top, tops);
+    for (int first = 0; first < w.parts; first += COMBINE_THREADS) {
+        const int count = least(COMBINE_THREADS, w.parts - first);
+        if (threadIdx.x < count) {
+            float2 state = states[(first + threadIdx.x) * stride / 2];
+            float weight = state.y == 0 ? 0 : exp2f(state.x - top); /* 0: no visible key */
+            total = fmaf(weight, state.y, total);
+            weights[threadIdx.x] = weight;
         }
-        float factor = empty ? 1 : 1 / total;
-        if (!there) continue;
-        store_element(out, a.out_dtype, column, sum.x * factor);
-        store_element(out, a.out_dtype, column + 1, sum.y * factor);
-        store_element(out, a.out_dtype, column + 2, sum.z * factor);
-        store_element(out, a.out_dtype, column + 3, sum.w * factor);
+        __syncthreads();
+        if (group < groups) {
+            _Pragma("unroll 8") for (int i = group; i < count; i += groups)
+                add_weighted(sum, weights[i], *(const float4 *)(values + (first + i) * stride));
+        }
+        __syncthreads();
     }
-    if (lane == 0 && a.lse)
+    group_sums[threadIdx.x] = sum;
+    total = block_sum(total, sums); /* a barrier, too */
+    if (group > 0) return;
+    for (int i = 1; i < groups; i++) add_weighted(sum, 1, group_sums[i * columns + column]);
+
+    const query_of_row q = query_of(a, w, row);
+    const row_total all = total_of(a, q.head, top, total);
+    char *out = row_at(a.out, w.b, w.seq.q_start + q.query, q.head);
+    store_element(out, a.out_dtype, column * 4, sum.x * all.factor);
+    store_element(out, a.out_dtype, column * 4 + 1, sum.y * all.factor);
+    store_element(out, a.out_dtype, column * 4 + 2, sum.z * all.factor);
+    store_element(out, a.out_dtype, column * 4 + 3, sum.w * all.factor);
+    if (column == 0 && a.lse)
         a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-            empty ? MINUS_INFINITY : top + logf(total);
+            all.lse;
 }
 
-/* Grid: (batch * heads_kv * row_blocks * block_rows / COMBINE_ROWS); block: (32, COMBINE_ROWS). */
-extern "C" __global__ void __launch_bounds__(32 * COMBINE_ROWS, 8)
+/* Grid: (batch * heads_kv * row_blocks * block_rows); block: COMBINE_THREADS. May be launched as a
+ * programmatic dependent of tallow_forward. */
+extern "C" __global__ void __launch_bounds__(COMBINE_THREADS, 8)
 tallow_combine(const __grid_constant__ forward_args a) {
-    const int per_tile = a.block_rows / COMBINE_ROWS, tile = blockIdx.x / per_tile;
-    const int row = blockIdx.x % per_tile * COMBINE_ROWS + threadIdx.y;
+    const int tile = blockIdx.x / a.block_rows, row = blockIdx.x % a.block_rows;
     const work w = tile_of(a, tile / a.row_blocks, tile % a.row_blocks, a.block_rows, a.block_keys);
+    wait_for_kernel_before();
     if (w.parts > 1 && row < w.rows) combine_row(a, w, row);
 }
 

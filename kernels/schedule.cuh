@@ -33,11 +33,18 @@ INLINE query_of_row query_of(const forward_args &a, const work &w, int row) {
     return q;
 }
 
+/* Where a row of the tile lies in q or out. */
+INLINE char *tile_row(const forward_args &a, const work &w, const rows_arg &view, int row) {
+    query_of_row q = query_of(a, w, row);
+    return view.data + w.b * view.batch_stride + (w.seq.q_start + q.query) * view.row_stride +
+           q.head * view.head_stride;
+}
+
 /* Row block `row_block` of (b, key head) number `head`, all parts of it in one. */
 INLINE work tile_of(const forward_args &a, int head, int row_block, int block_rows,
                     int block_keys) {
     work w;
-    w.b = head / a.sequences.heads_kv;
+    w.b = (uint32_t)head / (uint32_t)a.sequences.heads_kv;
     w.head_kv = head - w.b * a.sequences.heads_kv;
     w.seq = sequence_of(a.sequences, w.b);
     w.row_block = row_block;
@@ -80,14 +87,14 @@ INLINE const char *head_of(const forward_args &a, const work &w, const rows_arg 
  * L2, one after the other; in a section the last row blocks first, which under a causal mask are
  * the longest; then heads; then parts. */
 INLINE work work_of(const forward_args &a, int block_rows, int block_keys) {
-    int heads = a.sequences.batch * a.sequences.heads_kv;
-    int per_section = a.section * a.row_blocks * a.splits;
-    int section = blockIdx.x / per_section, rest = blockIdx.x % per_section;
-    int first_head = section * a.section, in_section = least(a.section, heads - first_head);
-    int part = rest % a.splits, item = rest / a.splits;
-    int row_block = a.row_blocks - 1 - item / in_section;
-    work w = tile_of(a, first_head + item % in_section, row_block, block_rows, block_keys);
-    if (part >= w.parts) w.rows = 0;
+    uint32_t heads = a.sequences.batch * a.sequences.heads_kv;
+    uint32_t item = blockIdx.x / (uint32_t)a.splits, part = blockIdx.x - item * a.splits;
+    uint32_t section = item / (uint32_t)(a.section * a.row_blocks), first = section * a.section;
+    uint32_t in_section = least(a.section, heads - first);
+    item -= first * a.row_blocks;
+    uint32_t rows_after = item / in_section, head = first + item - rows_after * in_section;
+    work w = tile_of(a, head, a.row_blocks - 1 - rows_after, block_rows, block_keys);
+    if ((int)part >= w.parts) w.rows = 0;
     if (w.rows > 0) take_part(w, part);
     w.careful = false;
     w.k = head_of(a, w, a.k);
@@ -95,11 +102,11 @@ INLINE work work_of(const forward_args &a, int block_rows, int block_keys) {
     return w;
 }
 
-/* The partial results of a tile's part: block_rows rows of out, then block_rows lse. */
+/* The partial results of a tile's part: see args.h. */
 INLINE float *partial_of(const forward_args &a, const work &w, int part, int block_rows) {
     int64_t tile =
         ((int64_t)w.b * a.sequences.heads_kv + w.head_kv) * a.row_blocks + w.row_block;
-    return a.partial + (tile * a.splits + part) * block_rows * (a.head_dim_v + 1);
+    return a.partial + (tile * a.splits + part) * block_rows * (a.head_dim_v + 2);
 }
 
 #endif

@@ -5,9 +5,8 @@
 #include "layout.cuh"
 #include "schedule.cuh"
 
-/* What is known of a row, in shared memory: its position, its ALiBi slope, and 8 bytes more: its
- * address in q at the start and in out at the end; in between, while a masked block of keys is
- * worked on, which of those it sees. */
+/* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block of
+ * keys that is worked on which it sees. */
 INLINE uint32_t row_facts(uint32_t memory, int row) { return memory + layout::rows + row * 16; }
 
 INLINE void note(uint32_t memory, int row, uint64_t fact) {
@@ -31,17 +30,6 @@ INLINE void note_rows(const forward_args &a, const work &w, uint32_t memory) {
     }
 }
 
-/* Where each row lies in q or out. */
-INLINE void note_addresses(const forward_args &a, const work &w, uint32_t memory,
-                           const rows_arg &view) {
-    for (int row = threadIdx.x; row < w.rows; row += tile::threads) {
-        query_of_row q = query_of(a, w, row);
-        note(memory, row, (uint64_t)(view.data + w.b * view.batch_stride +
-                                     (w.seq.q_start + q.query) * view.row_stride +
-                                     q.head * view.head_stride));
-    }
-}
-
 /* With scores = 1: products become scores in units of log2(e). */
 INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, int first_key) {
     const float inner = a.softcap > 0 ? a.scale / a.softcap : a.scale;
@@ -62,7 +50,7 @@ INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, 
 
 /* Before the barrier in front of a masked block: which of its keys each row sees. */
 INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
-    for (int row = threadIdx.x; row < tile::block_rows; row += tile::threads) {
+    _Pragma("unroll 1") for (int row = thread_id(); row < tile::block_rows; row += tile::threads) {
         int position = shared_i32(row_facts(memory, row));
         uint64_t seen = visible_keys(a, w.b, w.seq.seqlen_k, position, first_key);
         note(memory, row, seen);
@@ -96,16 +84,17 @@ INLINE uint4 philox(uint4 counter, uint2 key) {
     return counter;
 }
 
-/* Weights whose random word is below the threshold become 0; the others' scale waits for the end.
- * A thread's two keys are the first or the second half of four that share a counter. */
-INLINE void drop_weights(score_block &s, const forward_args &a, const work &w, int first_key) {
+/* Of the warp's keys [8 * begin, 8 * end), weights whose random word is below the threshold become
+ * 0; the others' scale waits for the end. A thread's two keys are the first or the second half of four that share a counter. */
+INLINE void drop_weights(score_block &s, const forward_args &a, const work &w, int first_key,
+                         const int begin, const int end) {
     const uint2 key = make_uint2((uint32_t)a.dropout_seed,
                                  (uint32_t)(a.dropout_seed >> 32) ^
                                      (uint32_t)(a.dropout_offset >> 32));
     first_key += column_warp() * tile::warp_keys + lane_id() % 4 * 2;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         query_of_row q = query_of(a, w, row_in_tile(i));
-        UNROLL for (int n = 0; n < tile::key_parts; n++) {
+        UNROLL for (int n = begin; n < end; n++) {
             uint4 words = philox(make_uint4((first_key + n * 8) / 4, (uint32_t)q.query,
                                             w.b * a.sequences.heads + q.head,
                                             (uint32_t)a.dropout_offset),

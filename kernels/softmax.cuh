@@ -9,7 +9,7 @@
 INLINE float power_of_two(float x) {
     float y;
     if (!spec::full) {
-        asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
         return y;
     }
     x = x < -127.0f ? -127.0f : x; /* NaN stays */
@@ -85,31 +85,34 @@ INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memor
     }
 }
 
-/* Scores become weights, and sums and O are brought to the new maxima. Most blocks of keys raise no
- * maximum of the warp's rows; then nothing is exchanged and O stays as it is, which changes no bit:
- * the factor would be 1. */
-INLINE void weigh(score_block &s, softmax_state &state, out_block &o, float scale,
-                  uint32_t memory) {
+/* Sums and O are brought to the new maxima. Most blocks of keys raise no maximum of the warp's rows;
+ * then nothing is exchanged and O stays as it is, which changes no bit: the factor would be 1. */
+INLINE void raise_maxima(const score_block &s, softmax_state &state, out_block &o, float scale,
+                         uint32_t memory) {
     row_values largest;
     bool raised = false;
     row_maxima(largest, s, memory);
     UNROLL for (int i = 0; i < tile::row_states; i++) raised |= largest[i] > state.max[i];
-    if (__any_sync(~0u, raised)) {
-        UNROLL for (int i = 0; i < tile::row_states; i++) {
-            float new_max = quad_max(fmaxf(largest[i], state.max[i]));
-            float factor = power_of_two((state.max[i] - new_max) * scale);
-            if (state.max[i] == new_max) factor = 1; /* both may be -inf */
-            state.max[i] = new_max;
-            state.sum[i] *= factor;
-            UNROLL for (int n = 0; n < tile::column_parts; n++) {
-                o[i / 2][n][i % 2 * 2] *= factor;
-                o[i / 2][n][i % 2 * 2 + 1] *= factor;
-            }
+    if (!__any_sync(~0u, raised)) return;
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        float new_max = quad_max(fmaxf(largest[i], state.max[i]));
+        float factor = power_of_two((state.max[i] - new_max) * scale);
+        if (state.max[i] == new_max) factor = 1; /* both may be -inf */
+        state.max[i] = new_max;
+        state.sum[i] *= factor;
+        UNROLL for (int n = 0; n < tile::column_parts; n++) {
+            o[i / 2][n][i % 2 * 2] *= factor;
+            o[i / 2][n][i % 2 * 2 + 1] *= factor;
         }
     }
+}
+
+/* Scores of the warp's keys [8 * begin, 8 * end) become weights. */
+INLINE void weigh(score_block &s, softmax_state &state, float scale, const int begin,
+                  const int end) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         float shift = state.max[i] == MINUS_INFINITY ? 0 : -state.max[i] * scale;
-        UNROLL for (int n = 0; n < tile::key_parts; n++)
+        UNROLL for (int n = begin; n < end; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float &x = s[i / 2][n][i % 2 * 2 + c];
                 x = power_of_two(fmaf(x, scale, shift));
