@@ -1,5 +1,6 @@
 /* The exported functions: params into a problem, a problem into a plan, a plan onto a backend. */
 #include "cpu.h"
+#include "cuda.h"
 #include "error.h"
 #include "system.h"
 
@@ -23,19 +24,20 @@ static tallow_status need_backend(int32_t device) {
                        TALLOW_VERSION_MAJOR, TALLOW_VERSION_MINOR, TALLOW_VERSION_PATCH);
 }
 
-static tallow_status make_plan(plan *out, problem *p, const tallow_attention_params *params,
-                               size_t params_size, check_level level) {
+static tallow_status check(problem *p, const tallow_attention_params *params, size_t params_size,
+                           check_level level) {
     tallow_clear_error();
     tallow_status status = tallow_problem_init(p, params, params_size, level);
-    if (!status) status = need_backend(p->device);
-    if (!status) status = tallow_plan_make(out, p);
-    return status;
+    return status ? status : need_backend(p->device);
 }
 
 tallow_status tallow_attention(const tallow_attention_params *params, size_t params_size) {
     problem p;
     plan chosen;
-    tallow_status status = make_plan(&chosen, &p, params, params_size, CHECK_DATA);
+    tallow_status status = check(&p, params, params_size, CHECK_DATA);
+    if (status) return status;
+    if (p.device == TALLOW_DEVICE_CUDA) return tallow_cuda_attention(&p);
+    status = tallow_plan_make(&chosen, &p);
     return status ? status : tallow_cpu_attention(&p, &chosen);
 }
 
@@ -43,26 +45,33 @@ tallow_status tallow_attention_workspace(const tallow_attention_params *params, 
                                          size_t *bytes) {
     problem p;
     plan chosen;
-    tallow_status status = make_plan(&chosen, &p, params, params_size, CHECK_SHAPES);
+    tallow_status status = check(&p, params, params_size, CHECK_SHAPES);
     if (status) return status;
     if (!bytes) return tallow_fail(TALLOW_INVALID_ARGUMENT, "bytes is null: must be a size_t");
-    *bytes = chosen.workspace;
-    return TALLOW_OK;
+    if (p.device == TALLOW_DEVICE_CUDA) return tallow_cuda_workspace(&p, bytes);
+    status = tallow_plan_make(&chosen, &p);
+    if (!status) *bytes = chosen.workspace;
+    return status;
 }
 
 /* On the CPU there is nothing to compile: a call that can be planned is ready. */
 tallow_status tallow_attention_prepare(const tallow_attention_params *params, size_t params_size) {
     problem p;
     plan chosen;
-    return make_plan(&chosen, &p, params, params_size, CHECK_SHAPES);
+    tallow_status status = check(&p, params, params_size, CHECK_SHAPES);
+    if (status) return status;
+    return p.device == TALLOW_DEVICE_CUDA ? tallow_cuda_prepare(&p) : tallow_plan_make(&chosen, &p);
 }
 
 tallow_status tallow_attention_describe(const tallow_attention_params *params, size_t params_size,
                                         char *text, size_t text_size) {
     problem p;
     plan chosen;
-    tallow_status status = make_plan(&chosen, &p, params, params_size, CHECK_SHAPES);
+    tallow_status status = check(&p, params, params_size, CHECK_SHAPES);
     if (!status) status = need_text(text, text_size);
+    if (status) return status;
+    if (p.device == TALLOW_DEVICE_CUDA) return tallow_cuda_describe(&p, text, text_size);
+    status = tallow_plan_make(&chosen, &p);
     if (!status) tallow_plan_describe(&chosen, &p, text, text_size);
     return status;
 }
@@ -72,7 +81,8 @@ tallow_status tallow_rotary(const tallow_rotary_params *params, size_t params_si
     tallow_clear_error();
     tallow_status status = tallow_rotary_problem_init(&p, params, params_size);
     if (!status) status = need_backend(p.device);
-    return status ? status : tallow_cpu_rotary(&p);
+    if (status) return status;
+    return p.device == TALLOW_DEVICE_CUDA ? tallow_cuda_rotary(&p) : tallow_cpu_rotary(&p);
 }
 
 tallow_status tallow_merge(const tallow_merge_params *params, size_t params_size) {
@@ -80,7 +90,8 @@ tallow_status tallow_merge(const tallow_merge_params *params, size_t params_size
     tallow_clear_error();
     tallow_status status = tallow_merge_problem_init(&p, params, params_size);
     if (!status) status = need_backend(p.device);
-    return status ? status : tallow_cpu_merge(&p);
+    if (status) return status;
+    return p.device == TALLOW_DEVICE_CUDA ? tallow_cuda_merge(&p) : tallow_cpu_merge(&p);
 }
 
 tallow_status tallow_system_describe(char *text, size_t text_size) {

@@ -263,18 +263,18 @@ static int likely_gpu(void *stream) {
     return driver.cuCtxGetDevice(&device) ? 0 : device;
 }
 
-tallow_status tallow_cuda_enter(cuda_scope *scope, const void *pointer, void *stream,
-                                bool lenient) {
+tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void *pointer,
+                                void *stream) {
     int current;
     *scope = (cuda_scope){0};
     tallow_status status = need_driver();
     if (status) return status;
     int ordinal = gpu_of(pointer);
-    if (ordinal < 0 && lenient) ordinal = likely_gpu(stream);
+    if (ordinal < 0 && !name) ordinal = likely_gpu(stream);
     if (ordinal < 0)
         return tallow_fail(TALLOW_INVALID_ARGUMENT,
-                           "data = %p: must be memory of a GPU, as device = TALLOW_DEVICE_CUDA",
-                           pointer);
+                           "%s.data = %p: must be memory of a GPU, as device = TALLOW_DEVICE_CUDA",
+                           name, pointer);
     if (ordinal >= facts.gpus)
         return tallow_fail(TALLOW_UNSUPPORTED, "GPU %d: must be one of the first %d", ordinal,
                            facts.gpus);

@@ -39,9 +39,11 @@ typedef struct {
     bool pushed;
 } cuda_scope;
 
-/* The GPU that `pointer` lies on. When the driver does not know the pointer it is an error, or,
- * `lenient`, the stream's GPU, else that of the current context, else the first. */
-tallow_status tallow_cuda_enter(cuda_scope *scope, const void *pointer, void *stream, bool lenient);
+/* The GPU that `pointer` lies on. When the driver does not know the pointer it is an error that
+ * names the tensor, or, with a null name, the GPU of the stream, of the current context, or the
+ * first. */
+tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void *pointer,
+                                void *stream);
 void tallow_cuda_leave(const cuda_scope *scope);
 
 /* Whether kernels may follow the pointer. */

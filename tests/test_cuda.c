@@ -97,7 +97,7 @@ static void run_refusals(void) {
     p.workspace_size = bytes;
     EXPECT(!tallow_attention(&p, sizeof p), "%s", tallow_last_error());
     p.q.data = host;
-    expect_refusal(&p, TALLOW_INVALID_ARGUMENT, "memory of a GPU");
+    expect_refusal(&p, TALLOW_INVALID_ARGUMENT, "q.data");
     p.q.data = q;
     p.v.data = host;
     expect_refusal(&p, TALLOW_INVALID_ARGUMENT, "v.data");
