@@ -110,15 +110,14 @@ INLINE void take_weights(uint32_t (&left)[4], const score_block &s, uint32_t p, 
     }
 }
 
-/* o += the product of weights and 16 values. Tensor cores truncate where they add: with weights in
- * parts the product is a sum of its own, and o takes it by an addition that rounds. */
+/* o += the product of weights and 16 values. Tensor cores truncate where they add: with three parts,
+ * for an output in f32, the product is a sum of its own, and o takes it by an addition that rounds. */
 INLINE void add_product(float (&o)[4], const uint32_t (&left)[spec::p_parts][tile::row_parts][4],
                         const int m, uint32_t v0, uint32_t v1) {
     float product[4] = {0, 0, 0, 0};
-    if (spec::p_parts == 1) return multiply_add(o, left[0][m], v0, v1);
     UNROLL for (int part = spec::p_parts - 1; part >= 0; part--)
-        multiply_add(product, left[part][m], v0, v1);
-    UNROLL for (int c = 0; c < 4; c++) /* at once: products waiting would take registers */
+        multiply_add(spec::p_parts == 3 ? product : o, left[part][m], v0, v1);
+    UNROLL for (int c = 0; c < 4 && spec::p_parts == 3; c++) /* at once: waiting takes registers */
         asm volatile("add.f32 %0, %0, %1;" : "+f"(o[c]) : "f"(product[c]));
 }
 

@@ -6,9 +6,10 @@
 
 enum {
     FEW_ROWS = 16,
-    OLDEST = 80,                 /* compute capability */
-    LEAST_SPLIT_KEYS = 256,      /* a part shorter than this costs more than it spreads */
-    INVARIANT_SPLIT_KEYS = 2048, /* batch invariance: parts follow from the sequence alone */
+    OLDEST = 80,                     /* compute capability */
+    LEAST_SPLIT_KEYS = 256,          /* a part shorter than this costs more than it spreads */
+    LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
+    INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
     SECTION_TILES = 3, /* of each multiprocessor, so that a section's end leaves few idle */
 };
@@ -32,10 +33,10 @@ static bool has_few_rows(const problem *p) {
            !(p->batch_invariant && p->q_layout == LAYOUT_PACKED);
 }
 
-/* What two parts leave of a weight shows in f32, when they are bf16. */
+/* What two parts leave of a weight, and tensor cores of a sum, shows in f32. */
 static int32_t count_parts(const problem *p) {
     if (p->precision != TALLOW_PRECISION_HIGH || p->dtype == TALLOW_F32) return 1;
-    return p->dtype == TALLOW_BF16 && p->out_dtype == TALLOW_F32 ? 3 : 2;
+    return p->out_dtype == TALLOW_F32 ? 3 : 2;
 }
 
 static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
@@ -62,10 +63,11 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
 
 static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     const int64_t tiles = p->batch * p->heads_kv * out->row_blocks;
-    const int64_t room = (int64_t)gpu->multiprocessors * out->tile.blocks;
     const int64_t key_blocks = most(1, ceil_div(p->max_seqlen_k, out->tile.block_keys));
-    int64_t wanted = tiles > 0 ? room / tiles : 1;
-    out->split_blocks = ceil_div(LEAST_SPLIT_KEYS, out->tile.block_keys);
+    /* One part for each multiprocessor: more at a time read the keys slower. */
+    int64_t wanted = tiles > 0 ? gpu->multiprocessors / tiles : 1;
+    int64_t least_keys = out->kernel.rows ? LEAST_SPLIT_KEYS : LEAST_SPLIT_KEYS_OF_MANY;
+    out->split_blocks = ceil_div(least_keys, out->tile.block_keys);
     if (p->num_splits > 0) {
         out->split_blocks = 1;
         wanted = p->num_splits;

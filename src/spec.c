@@ -105,8 +105,8 @@ static bool fits(const spec *s, const spec_tile *t) {
 
 bool tallow_spec_tile(const spec *s, spec_tile *out) {
     const bool full = s->dtype == TALLOW_F32, few = s->rows == 1;
-    const bool high = s->p_parts > 1;
-    const int32_t load = s->scores + s->paged + s->access;
+    const bool highest = s->p_parts == 3;
+    const int32_t load = s->scores + s->paged + s->access + (s->p_parts == 2);
     const int32_t wide = most(s->head_dim, s->head_dim_v);
     memset(out, 0, sizeof *out);
     if (is_zero(s)) return true;
