@@ -87,9 +87,9 @@ typedef struct {
     float *lse; /* null: not wanted; (b, head, row), row counted in all when packed */
     int64_t lse_batch_stride, lse_head_stride;
     /* Splits > 1: for every (b, key head, block of rows) and part, block_rows rows of head_dim_v
-     * floats (the weighted sum of V), then of each row the maximum, in units of log2(e), and the sum
-     * of the weights. In all batch * heads_kv * row_blocks * splits * block_rows * (head_dim_v + 2)
-     * floats. Only tiles that are cut in parts use it. */
+     * floats (the weighted sum of V), then of each row the maximum, in units of log2(e), and the
+     * sum of the weights. In all batch * heads_kv * row_blocks * splits * block_rows * (head_dim_v
+     * + 2) floats. Only tiles that are cut in parts use it. */
     float *partial;
 
     /* Schedule. A tile is one block of rows of one (b, key head); row r of those is query r / group

@@ -9,8 +9,7 @@
 #include "tallow.h"
 
 #define TALLOW_MAX_HEAD_DIM     576
-#define TALLOW_MAX_ROTARY_PAIRS 512 /* tallow_rotary takes heads of up to twice as many elements   \
-                                     */
+#define TALLOW_MAX_ROTARY_PAIRS 512 /* tallow_rotary takes heads of twice as many elements */
 
 typedef enum { LAYOUT_DENSE, LAYOUT_PACKED, LAYOUT_PAGED } layout;
 

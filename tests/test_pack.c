@@ -32,7 +32,7 @@ static void run_digests(void) {
 enum { KERNELS = 20 };
 
 static void run_packs(void) {
-    char folder[] = "/tmp/tallow-pack-XXXXXX", path[64], text[KERNELS][64];
+    char folder[] = "/tmp/tallow-pack-XXXXXX", path[64], text[KERNELS][80];
     pack_kernel kernels[KERNELS] = {0}, wanted;
     if (!mkdtemp(folder)) abort();
     snprintf(path, sizeof path, "%s/kernels.pack", folder);
