@@ -313,7 +313,8 @@ static void place_frequencies(attention_case *c) {
             *float_at(&r->inv_freq, i, 0) = (float)exp(-9 * uniform(c));
     } else if (o->frequencies == FREQUENCIES_TABLES) {
         place_table(c, &r->cos, o->table_dtype, rows, pairs, 0);
-        place_table(c, &r->sin, o->table_dtype, rows, pairs, 0);
+        r->sin = (tallow_tensor){.dtype = o->table_dtype, .shape = {rows, pairs}};
+        place(c, &r->sin, false); /* contiguous, whatever the strides of cos */
         for (int64_t i = 0; i < rows * pairs; i++) {
             double angle = 7 * uniform(c);
             void *cos_at = reference_at(&r->cos, i / pairs, i % pairs, 0, 0);

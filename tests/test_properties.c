@@ -277,6 +277,20 @@ static void test_workspace(void) {
     }
 }
 
+/* A number of splits that is asked for is the number that runs. */
+static void test_exact_splits(void) {
+    char text[4096], wanted[32];
+    for (int splits = 1; splits <= 40; splits++) {
+        tallow_attention_params p = {.num_splits = splits};
+        p.q = p.out = tensor(NULL, 2, 3, 4, 64);
+        p.k = p.v = tensor(NULL, 2, 600, 2, 64);
+        tallow_status status = tallow_attention_describe(&p, sizeof p, text, sizeof text);
+        EXPECT(status == TALLOW_OK, "%s", tallow_last_error());
+        snprintf(wanted, sizeof wanted, "\nsplits %d\n", splits);
+        EXPECT(strstr(text, wanted), "%d splits: %s", splits, text);
+    }
+}
+
 /* Shapes only: pointers stay null. */
 static void test_memory_growth(void) {
     for (int splits = 0; splits <= 8; splits += 4) {
@@ -469,6 +483,7 @@ int main(void) {
     test_merge(90);
     test_concurrent();
     test_workspace();
+    test_exact_splits();
     test_memory_growth();
     test_dropout();
     test_fused_rotary();

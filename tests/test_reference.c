@@ -137,6 +137,10 @@ static void test_scores(void) {
     SET(t.v, 4, 8);
     t.p.sinks = floats(&t, 1, 0, FLOATS(LOG4));
     expect_rows("sink", &t, 1, ROWS(3.5), ROWS(log(8)));
+    t.p.sinks = floats(&t, 1, 0, FLOATS(2000)); /* beyond what exp reaches in f64 */
+    expect_rows("sink above all", &t, 1, ROWS(0), ROWS(2000));
+    t.p.sinks = floats(&t, 1, 0, FLOATS(-2000));
+    expect_rows("sink below all", &t, 1, ROWS(7), ROWS(log(4)));
 }
 
 static void test_masks(void) {
