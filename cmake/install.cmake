@@ -15,8 +15,11 @@ install(FILES ${PROJECT_BINARY_DIR}/tallowConfigVersion.cmake DESTINATION ${pack
 
 # The pkg-config file finds its prefix from where it lies, so the tree can be moved.
 set(private_libs)
-foreach(name IN ITEMS m ${CMAKE_DL_LIBS} LISTS openmp_installed)
-  string(APPEND private_libs " -l${name}")
+foreach(item IN ITEMS m ${CMAKE_DL_LIBS} LISTS openmp_installed)
+  if(NOT IS_ABSOLUTE ${item})
+    set(item -l${item})
+  endif()
+  string(APPEND private_libs " ${item}")
 endforeach()
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX
            BASE_DIRECTORY ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig OUTPUT_VARIABLE to_prefix)

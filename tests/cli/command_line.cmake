@@ -69,9 +69,9 @@ member_is(64 head_dim_v)
 member_is(32768 max_seqlen_k)
 
 # A call small enough for a sanitizer, each bound once.
-run(0 bench --json --seconds 0 --threads 2 --seqlen 64 --head-dim 64)
+run(0 bench --json --seconds 0 --threads 1 --seqlen 64 --head-dim 64)
 member_is(compute bound)
-member_is(2 threads)
+member_is(1 threads)
 member_is(64 seqlen_k)
 foreach(name IN ITEMS seconds_median gflops gbytes_per_second fraction_of_peak peak_gflops
         read_gbytes_per_second repeats)
