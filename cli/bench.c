@@ -240,6 +240,9 @@ int bench_main(int argc, char **argv) {
     if (list) return print_names();
     code = shape_check(argv[0], &s);
     if (code != OPTIONS_OK) return code;
+    if (s.device != TALLOW_DEVICE_CPU) {
+        return options_error(argv[0], "--device is cuda, accepted: cpu, whose peaks it measures");
+    }
     code = row ? named_call(argv[0], row, &s, &o) : shaped_call(argv[0], &s, &o);
     if (code != OPTIONS_OK) return code;
     o.workspace = o.no_lse = true; /* the call allocates nothing, and gives what attention needs */

@@ -5,7 +5,7 @@
 
 #include "commands.h"
 
-#define DEVICES    "cpu"
+#define DEVICES    "cpu", "cuda"
 #define DTYPES     "bf16", "f16", "f32"
 #define MASKS      "none", "causal", "window"
 #define PRECISIONS "default", "fast", "high"
@@ -139,7 +139,7 @@ static int32_t longest(const int32_t *lengths, int32_t batch) {
 
 void shape_json(const case_options *o, json *j) {
     json_string(j, "case", o->name);
-    json_string(j, "device", DEVICE_NAMES[0]);
+    json_string(j, "device", DEVICE_NAMES[TALLOW_DEVICE_CPU]);
     json_string(j, "dtype", dtype_name(o->dtype));
     json_integer(j, "batch", o->batch);
     json_integer(j, "seqlen", longest(o->lengths_q, o->batch));
