@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Breaks the library on purpose, one line at a time, and reports what no test notices.
 
-    tests/mutations/run.py [--build DIR] [--only WORDS] [--check]
+    tests/mutations/run.py [--build DIR] [--only REGEX] [--check]
 
 mutations.txt holds the table: a semantic, a file, the text as it is and the text broken. Each is
 applied to a copy of the tree, built for the narrowest instruction set and run against the tests.
@@ -107,10 +107,10 @@ def outcome(mutation, build, tree):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--build", help="folder to build in, kept; else a temporary one")
-    parser.add_argument("--only", default="", help="mutations whose semantic contains this")
+    parser.add_argument("--only", default="", help="mutations whose semantic matches this")
     parser.add_argument("--check", action="store_true", help="only look for the texts")
     options = parser.parse_args()
-    table = [m for m in read_table() if options.only in m.semantic]
+    table = [m for m in read_table() if re.search(options.only, m.semantic)]
     bad = [m for m in table if m.places() != 1]
     for m in bad:
         print(f"{m.semantic}: found {m.places()} times in {m.file}: {m.old}")
