@@ -398,6 +398,24 @@ static void test_ties(int32_t dtype, const char *level) {
     unsetenv("TALLOW_CPU");
 }
 
+/* A NaN all of whose bits are set must not become a number when it loses sixteen of them. */
+static void test_nan(int32_t dtype, const char *level) {
+    enum { DIM = 24 };
+    uint16_t rows[DIM] = {0}, out[DIM] = {0};
+    uint32_t bits = 0x7fffffff;
+    tallow_tensor row = tensor(rows, 1, 1, 1, DIM);
+    row.dtype = dtype;
+    tallow_attention_params p = {.q = row, .k = row, .v = row, .out = row};
+    p.out.data = out;
+    p.sinks = (tallow_tensor){&bits, {1}, {0}, TALLOW_F32, 0};
+    setenv("TALLOW_CPU", level, 1);
+    EXPECT(tallow_attention(&p, sizeof p) == TALLOW_OK, "%s", tallow_last_error());
+    for (int c = 0; c < DIM; c++)
+        EXPECT(isnan(reference_load(out, dtype, c)), "%s, dtype %d: NaN became %04x", level,
+               (int)dtype, out[c]);
+    unsetenv("TALLOW_CPU");
+}
+
 /* ---- addresses ---- */
 
 enum { FAR_BATCH = 2, FAR_ROWS = 3, FAR_HEADS = 2, FAR_DIM = 8 };
@@ -489,8 +507,10 @@ int main(void) {
     test_fused_rotary();
     const char *const levels[] = {"scalar", "avx2", "avx512", "avx512bf16"};
     for (int i = 0; i < 4; i++) {
-        test_ties(TALLOW_F16, levels[i]);
-        test_ties(TALLOW_BF16, levels[i]);
+        for (int32_t dtype = TALLOW_F16; dtype <= TALLOW_BF16; dtype++) {
+            test_ties(dtype, levels[i]);
+            test_nan(dtype, levels[i]);
+        }
     }
     for (int dimension = 0; dimension < 3; dimension++) test_far_apart(dimension);
     test_untouched();
