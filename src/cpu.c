@@ -84,16 +84,21 @@ static void append(const run *r) {
 /* ---- tiles ------------------------------------------------------------------------------------
  */
 
+/* Rows of one key head that partial results are kept for. */
+static int64_t partial_rows(const run *r) {
+    return r->plan->split_one_block ? r->plan->block_rows : r->p->max_seqlen_q * r->p->group;
+}
+
 /* Partial results of packed row `row` of (b, head_kv). */
 static float *partial_slot(const run *r, int64_t b, int64_t head_kv, int64_t row) {
     const problem *p = r->p;
-    int64_t rows = r->plan->split_one_block ? r->plan->block_rows : p->max_seqlen_q * p->group;
-    int64_t slot = (b * p->heads_kv + head_kv) * rows + row;
+    int64_t slot = (b * p->heads_kv + head_kv) * partial_rows(r) + row;
     return r->partial + slot * r->plan->splits * PART_WIDTH(p->head_dim_v);
 }
 
 /* Item i of the work list: row blocks from the last (the longest under a causal mask) to the first
- * in every key head, and the key heads of one part side by side, since their keys are neighbours.
+ * in every block of key heads, and the blocks of one part side by side, since their keys are
+ * neighbours.
  */
 static void run_item(const run *r, int64_t i, char *scratch) {
     static void (*const tiles[CPU_LEVELS])(const tile *) = {
@@ -106,14 +111,17 @@ static void run_item(const run *r, int64_t i, char *scratch) {
     };
     const problem *p = r->p;
     const plan *plan = r->plan;
-    int64_t block = i % plan->row_blocks, head = i / plan->row_blocks;
-    int64_t part = head / p->heads_kv % plan->splits;
+    int64_t block = i % plan->row_blocks, heads = i / plan->row_blocks;
+    int64_t part = heads / plan->head_blocks % plan->splits;
     tile t = {.p = p, .plan = plan, .turns = r->turns, .scratch = scratch};
-    t.b = head / p->heads_kv / plan->splits;
-    t.head_kv = head % p->heads_kv;
+    t.b = heads / plan->head_blocks / plan->splits;
+    t.head_kv = heads % plan->head_blocks * plan->block_heads;
+    t.heads_kv =
+        p->heads_kv - t.head_kv < plan->block_heads ? p->heads_kv - t.head_kv : plan->block_heads;
     t.seq = tallow_problem_sequence(p, t.b);
 
     int64_t rows = t.seq.seqlen_q * p->group, parts = tallow_plan_parts(plan, rows, t.seq.seqlen_k);
+    t.direct = rows <= FEW_ROWS;
     t.row_begin = (plan->row_blocks - 1 - block) * plan->block_rows;
     t.rows = rows - t.row_begin < plan->block_rows ? rows - t.row_begin : plan->block_rows;
     if (t.rows <= 0 || part >= parts) return;
@@ -122,6 +130,7 @@ static void run_item(const run *r, int64_t i, char *scratch) {
     if (parts > 1) {
         t.partial = partial_slot(r, t.b, t.head_kv, t.row_begin) + part * PART_WIDTH(p->head_dim_v);
         t.partial_stride = plan->splits * PART_WIDTH(p->head_dim_v);
+        t.partial_head_stride = partial_rows(r) * t.partial_stride;
     }
     tiles[plan->level](&t);
 }
@@ -181,12 +190,14 @@ static void combine(const run *r) {
 size_t tallow_tile_bytes(const problem *p, const plan *plan) {
     int64_t rows = plan->block_rows, keys = plan->block_keys, d = p->head_dim;
     int64_t dv = (p->head_dim_v + TILE_LANES - 1) / TILE_LANES * TILE_LANES;
-    int64_t words = rows * (d + keys + keys + dv + 3) + keys * (d + dv);
+    d = (d + TILE_LANES - 1) / TILE_LANES * TILE_LANES;
+    int64_t words =
+        plan->block_heads * rows * (d + dv + 3) + rows * (keys + keys) + keys * (d + dv);
     return (((size_t)words * sizeof(float) + 9 * TILE_ALIGN) / TILE_ALIGN + 1) * TILE_ALIGN;
 }
 
 static void run_tiles(const run *r) {
-    int64_t items = r->p->batch * r->p->heads_kv * r->plan->row_blocks * r->plan->splits;
+    int64_t items = r->p->batch * r->plan->head_blocks * r->plan->row_blocks * r->plan->splits;
 #pragma omp parallel for schedule(dynamic) num_threads(r->plan->threads)
     for (int64_t i = 0; i < items; i++)
         run_item(r, i, r->scratch + (size_t)thread_index() * r->plan->thread_bytes);

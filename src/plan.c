@@ -5,12 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "convert.h"
 #include "cpu/tile.h"
 
 enum {
-    BLOCK_ROWS = 192, /* a multiple of every level's register block */
-    BLOCK_KEYS = TILE_KEYS,
+    BLOCK_ROWS = 192,            /* a multiple of every level's register block */
     ITEMS_PER_THREAD = 4,        /* parts are cut until each thread has so many tiles */
+    HEAD_BYTES = 4096,           /* of one key that a tile reads side by side: a page */
     LEAST_SPLIT_KEYS = 512,      /* a part shorter than this costs more than it spreads */
     INVARIANT_SPLIT_KEYS = 4096, /* batch invariance: parts follow from the sequence alone */
 };
@@ -19,20 +20,32 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Most parts that a sequence may be cut into. */
+static int64_t most_parts(plan *out, const problem *p) {
+    int64_t parts = p->num_splits > 0 ? p->num_splits : p->max_seqlen_k;
+    out->split_one_block = p->num_splits <= 0 && p->batch_invariant;
+    out->split_keys = p->num_splits > 0      ? 1
+                      : out->split_one_block ? INVARIANT_SPLIT_KEYS
+                                             : LEAST_SPLIT_KEYS;
+    return most(1, least(parts, ceil_div(p->max_seqlen_k, out->split_keys)));
+}
+
+/* Key heads side by side in a tile of few rows, which reads at the rate of memory, and parts of the
+ * keys: so many that every thread has work. */
 static void plan_splits(plan *out, const problem *p) {
-    int64_t tiles = p->batch * p->heads_kv * out->row_blocks;
-    int64_t wanted = (int64_t)out->threads * ITEMS_PER_THREAD;
-    out->split_keys = LEAST_SPLIT_KEYS;
-    out->splits = tiles == 0 || tiles >= wanted ? 1 : ceil_div(wanted, tiles);
-    if (p->num_splits > 0) {
-        out->split_keys = 1;
-        out->splits = p->num_splits;
-    } else if (p->batch_invariant) {
-        out->split_keys = INVARIANT_SPLIT_KEYS;
-        out->splits = p->max_seqlen_k;
-        out->split_one_block = true;
+    int64_t parts = most_parts(out, p), wanted = (int64_t)out->threads * ITEMS_PER_THREAD;
+    int64_t blocks = most(1, p->batch * out->row_blocks);
+    out->block_heads = 1;
+    if (p->max_seqlen_q * p->group <= FEW_ROWS) {
+        int64_t head_bytes = p->head_dim * (int64_t)tallow_dtype_size(p->dtype);
+        int64_t least_blocks = blocks < wanted ? ceil_div(wanted, blocks * parts) : 1;
+        int64_t spread = p->heads_kv / least_blocks;
+        out->block_heads = most(1, least(spread, HEAD_BYTES / head_bytes));
     }
-    out->splits = most(1, least(out->splits, ceil_div(p->max_seqlen_k, out->split_keys)));
+    out->head_blocks = ceil_div(p->heads_kv, out->block_heads);
+    out->splits = parts;
+    if (p->num_splits <= 0 && !p->batch_invariant)
+        out->splits = least(parts, ceil_div(wanted, blocks * out->head_blocks));
 }
 
 /* Rows that partial results are kept for; -1 when the count overflows. */
@@ -53,10 +66,10 @@ tallow_status tallow_plan_make(plan *out, const problem *p) {
                     p->precision != TALLOW_PRECISION_HIGH;
     int64_t rows = p->max_seqlen_q * p->group;
     out->block_rows = most(1, least(BLOCK_ROWS, rows));
-    out->block_keys = BLOCK_KEYS;
+    out->block_keys = rows <= FEW_ROWS ? FEW_KEYS : TILE_KEYS;
     out->row_blocks = ceil_div(rows, out->block_rows);
     plan_splits(out, p);
-    int64_t tiles = least(p->batch * p->heads_kv, out->threads); /* no thread without a tile */
+    int64_t tiles = least(p->batch * out->head_blocks, out->threads); /* no thread without a tile */
     tiles = least(tiles * out->row_blocks, out->threads);
     out->threads = (int32_t)most(1, least(tiles * out->splits, out->threads));
 
@@ -113,8 +126,10 @@ void tallow_plan_describe(const plan *plan, const problem *p, char *text, size_t
          (long long)p->head_dim_v);
     line(&text, &text_size, "max_seqlen_q %lld\nmax_seqlen_k %lld\n", (long long)p->max_seqlen_q,
          (long long)p->max_seqlen_k);
-    line(&text, &text_size, "block_rows %lld\nblock_keys %lld\nrow_blocks %lld\n",
-         (long long)plan->block_rows, (long long)plan->block_keys, (long long)plan->row_blocks);
+    line(&text, &text_size, "block_rows %lld\nblock_keys %lld\nblock_heads %lld\n",
+         (long long)plan->block_rows, (long long)plan->block_keys, (long long)plan->block_heads);
+    line(&text, &text_size, "row_blocks %lld\nhead_blocks %lld\n", (long long)plan->row_blocks,
+         (long long)plan->head_blocks);
     line(&text, &text_size, "splits %lld\nsplit_keys %lld\nworkspace %zu\n",
          (long long)plan->splits, (long long)plan->split_keys, plan->workspace);
 }

@@ -13,10 +13,12 @@ typedef struct {
     bool dot_bf16;      /* products of bf16 pairs, P rounded to bf16; else in f32 */
     int64_t block_rows; /* query rows of a tile: (query, head of the group) pairs of one key head */
     int64_t block_keys; /* keys taken at a time */
-    int64_t row_blocks; /* tiles of the longest sequence */
-    int64_t splits;     /* most parts a sequence's keys are cut into */
-    int64_t split_keys; /* a sequence is cut into no more than seqlen_k / split_keys parts, rounded
-                           up: a rule of its own length, not of the allocated cache */
+    int64_t block_heads; /* key heads that a tile takes side by side, block of keys by block */
+    int64_t head_blocks; /* tiles over the key heads */
+    int64_t row_blocks;  /* tiles of the longest sequence */
+    int64_t splits;      /* most parts a sequence's keys are cut into */
+    int64_t split_keys;  /* a sequence is cut into no more than seqlen_k / split_keys parts, rounded
+                            up: a rule of its own length, not of the allocated cache */
     bool split_one_block; /* only sequences of a single tile of rows are split */
     size_t thread_bytes;  /* scratch per thread */
     size_t partial_bytes; /* partial results when splits > 1 */

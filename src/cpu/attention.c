@@ -13,9 +13,7 @@
 #define PANEL         (GEMM_VECS * LANES)
 #define LOG2E         1.44269504088896341
 #define LN2           0.693147180559945309
-#define PREFETCH_KEYS 32 /* rows ahead of the one being packed */
-#define FEW_ROWS      16 /* so few query rows take keys in blocks that stay in the first cache */
-#define FEW_ROWS_KEYS 64
+#define PREFETCH_KEYS 32 /* rows known beyond a block */
 
 #if !HAS_DOT
 #define vf_dot(sum, a, b) ((a) * (b) + (sum))
@@ -30,6 +28,8 @@ static int64_t element_size(int32_t dtype) { return dtype == TALLOW_F32 ? 4 : 2;
 typedef struct {
     float *q, *s, *p, *o, *k, *v;
     int64_t q_stride, s_stride, p_stride, o_stride;
+    int64_t depth;                 /* words of a head's row */
+    bool split_q, split_o;         /* see direct.h */
     float *max, *sum, *correction; /* per row; max in log2 units */
 } buffers;
 
@@ -242,6 +242,8 @@ static void pack_values(int32_t dtype, bool dot, const block *keys, int64_t head
         pack_values_as(TALLOW_F32, keys, head_dim, packed);
 }
 
+#include "direct.h"
+
 /* ---- rows -------------------------------------------------------------------------------------
  */
 
@@ -281,6 +283,7 @@ static void load_queries(const tile *t, const buffers *buf) {
         row_id id = row_of(t, r);
         const char *from = query_row(t, &p->q, id);
         float *to = buf->q + r * buf->q_stride, x[TALLOW_MAX_HEAD_DIM + TILE_LANES];
+        memset(to, 0, (size_t)buf->q_stride * sizeof(float));
         if (!t->plan->dot_bf16 || p->rotary.dim > 0) {
             for (int64_t i = 0; i < d; i += LANES)
                 vf_store(x + i, load_words(p->dtype, false, from, i, d));
@@ -292,7 +295,8 @@ static void load_queries(const tile *t, const buffers *buf) {
                     memcpy((char *)to + i * 2, rounded, (size_t)least(LANES, d - i) * 2);
                 vf_store(x + i, vf_load_as(p->dtype, rounded));
             }
-            if (!t->plan->dot_bf16) memcpy(to, x, (size_t)d * sizeof(float));
+            for (int64_t i = 0; i < d && !t->plan->dot_bf16; i++)
+                to[buf->split_q ? split_at(i) : i] = x[i];
         } else {
             memcpy(to, from, (size_t)(d * size));
         }
@@ -477,7 +481,7 @@ static void softmax(const tile *t, const buffers *buf, const block *keys) {
         buf->sum[r] = buf->sum[r] * correction + vf_sum(sum);
         buf->correction[r] = correction;
         if (t->p->dropout_p > 0) drop_row(t, keys, id, s);
-        if (t->plan->dot_bf16)
+        if (t->plan->dot_bf16 && !t->direct)
             for (int64_t c = 0; c < keys->columns; c += LANES)
                 vf_store_bf16((char *)(buf->p + r * buf->p_stride) + c * 2, vf_load(s + c));
     }
@@ -501,9 +505,13 @@ static void add_value(const tile *t, const buffers *buf, const block *keys, int6
     for (int64_t r = 0; r < t->rows; r++) {
         if (!visible(t, row_of(t, r).position, keys->begin + column)) continue;
         float weight = buf->s[r * buf->s_stride + column], *o = buf->o + r * buf->o_stride;
-        for (int64_t i = 0; i < p->head_dim_v; i += LANES)
-            vf_store(o + i, vf_load(o + i) +
-                                weight * load_words(p->dtype, false, value, i, p->head_dim_v));
+        for (int64_t i = 0; i < p->head_dim_v; i += STEP) {
+            vf x[2];
+            load_step(p->dtype, buf->split_o, value + i * element_size(p->dtype), p->head_dim_v - i,
+                      x);
+            for (int v = 0; v < 2; v++)
+                vf_store(o + i + v * LANES, vf_load(o + i + v * LANES) + weight * x[v]);
+        }
     }
 }
 
@@ -520,10 +528,15 @@ static void accumulate(const tile *t, const buffers *buf, block *keys) {
             keys->values[c] = zero_row;
             parted++;
         }
-    pack_values(p->dtype, dot, keys, p->head_dim_v, buf->v);
-    product(dot, t->rows, dot ? (keys->count + 1) / 2 : keys->count, round_up(p->head_dim_v, LANES),
-            dot ? buf->p : buf->s, dot ? buf->p_stride : buf->s_stride, buf->v, buf->o,
-            buf->o_stride, buf->correction);
+    if (t->direct) {
+        direct_values(p, t->rows, buf, keys);
+    } else {
+        pack_values(p->dtype, dot, keys, p->head_dim_v, buf->v);
+        product(dot, t->rows, dot ? (keys->count + 1) / 2 : keys->count,
+                round_up(p->head_dim_v, LANES), dot ? buf->p : buf->s,
+                dot ? buf->p_stride : buf->s_stride, buf->v, buf->o, buf->o_stride,
+                buf->correction);
+    }
     for (int64_t c = 0; parted > 0 && c < keys->count; c++)
         if (apart[c]) add_value(t, buf, keys, c, apart[c]);
 }
@@ -540,22 +553,26 @@ static float *carve(char **scratch, int64_t words) {
 static buffers carve_buffers(const tile *t) {
     const problem *p = t->p;
     bool dot = t->plan->dot_bf16;
-    int64_t rows = t->plan->block_rows, keys = t->plan->block_keys;
+    int64_t rows = t->plan->block_rows, keys = t->plan->block_keys,
+            all = rows * t->plan->block_heads;
     char *at = t->scratch;
     buffers b;
-    b.q_stride = dot ? p->head_dim / 2 : p->head_dim;
+    b.depth = dot ? p->head_dim / 2 : p->head_dim;
+    b.q_stride = round_up(b.depth, TILE_LANES);
     b.s_stride = keys;
     b.p_stride = keys / 2;
     b.o_stride = round_up(p->head_dim_v, TILE_LANES);
-    b.q = carve(&at, rows * b.q_stride);
+    b.q = carve(&at, all * b.q_stride);
     b.s = carve(&at, rows * b.s_stride);
     b.p = carve(&at, dot ? rows * b.p_stride : 0);
-    b.o = carve(&at, rows * b.o_stride);
-    b.k = carve(&at, keys * b.q_stride);
+    b.o = carve(&at, all * b.o_stride);
+    b.k = carve(&at, keys * b.depth);
     b.v = carve(&at, (dot ? keys / 2 : keys) * b.o_stride);
-    b.max = carve(&at, rows);
-    b.sum = carve(&at, rows);
-    b.correction = carve(&at, rows);
+    b.max = carve(&at, all);
+    b.sum = carve(&at, all);
+    b.correction = carve(&at, all);
+    b.split_o = t->direct && p->dtype == TALLOW_BF16;
+    b.split_q = b.split_o && !dot;
     return b;
 }
 
@@ -563,7 +580,11 @@ static buffers carve_buffers(const tile *t) {
 static void finish_row(const tile *t, const buffers *buf, int64_t r) {
     const problem *p = t->p;
     row_id id = row_of(t, r);
-    float *o = buf->o + r * buf->o_stride;
+    float *o = buf->o + r * buf->o_stride, whole[TALLOW_MAX_HEAD_DIM + TILE_LANES];
+    if (buf->split_o) {
+        for (int64_t i = 0; i < p->head_dim_v; i++) whole[i] = o[split_at(i)];
+        o = whole;
+    }
     if (t->partial) {
         float *part = t->partial + r * t->partial_stride;
         memcpy(part, o, (size_t)p->head_dim_v * sizeof(float));
@@ -602,33 +623,62 @@ static void find_rows(const tile *t, const rows_view *view, const block *keys, i
     for (int64_t c = keys->count; c < keys->columns; c++) rows[c] = zero_row;
 }
 
-void CONCAT(tallow_tile_, LEVEL)(const tile *t) {
+/* The tile's next key head. */
+static void next_head(tile *t, buffers *buf) {
+    int64_t rows = t->plan->block_rows;
+    t->head_kv++;
+    if (t->partial) t->partial += t->partial_head_stride;
+    buf->q += rows * buf->q_stride;
+    buf->o += rows * buf->o_stride;
+    buf->max += rows;
+    buf->sum += rows;
+    buf->correction += rows;
+}
+
+/* One block of keys of one head. */
+static void take_block(const tile *t, const buffers *buf, block *keys, int64_t end) {
     const problem *p = t->p;
     bool dot = t->plan->dot_bf16;
-    buffers buf = carve_buffers(t);
-    const char *key_rows[TILE_KEYS + PREFETCH_KEYS], *value_rows[TILE_KEYS + PREFETCH_KEYS];
-    for (int64_t r = 0; r < t->rows; r++) {
-        buf.max[r] = -INFINITY;
-        buf.sum[r] = 0;
+    find_rows(t, &p->k, keys, end, keys->keys);
+    find_rows(t, &p->v, keys, end, keys->values);
+    if (t->direct) {
+        direct_scores(p, dot, t->rows, buf, keys);
+    } else {
+        pack_keys(p->dtype, dot, keys, p->head_dim, buf->k);
+        product(dot, t->rows, buf->depth, keys->columns, buf->q, buf->q_stride, buf->k, buf->s,
+                buf->s_stride, NULL);
     }
-    memset(buf.o, 0, (size_t)(t->rows * buf.o_stride) * sizeof(float));
-    load_queries(t, &buf);
+    softmax(t, buf, keys);
+    accumulate(t, buf, keys);
+}
 
-    interval range = tile_keys(t);
-    int64_t block_keys = t->rows <= FEW_ROWS ? FEW_ROWS_KEYS : t->plan->block_keys;
+void CONCAT(tallow_tile_, LEVEL)(const tile *whole) {
+    const char *key_rows[TILE_KEYS + PREFETCH_KEYS], *value_rows[TILE_KEYS + PREFETCH_KEYS];
+    int64_t block_keys = whole->direct ? FEW_KEYS : whole->plan->block_keys;
+    buffers all = carve_buffers(whole), buf = all;
+    tile t = *whole;
+    for (int64_t h = 0; h < whole->heads_kv; h++, next_head(&t, &buf)) {
+        for (int64_t r = 0; r < t.rows; r++) {
+            buf.max[r] = -INFINITY;
+            buf.sum[r] = 0;
+        }
+        memset(buf.o, 0, (size_t)(t.rows * buf.o_stride) * sizeof(float));
+        load_queries(&t, &buf);
+    }
+    interval range = tile_keys(whole);
     for (int64_t begin = range.begin; begin < range.end; begin += block_keys) {
         int64_t count = least(block_keys, range.end - begin);
-        block keys = {begin, count, round_up(count, LANES), false, key_rows, value_rows};
-        bool all;
-        if (!block_visible(t, begin, begin + count, &all)) continue;
-        keys.masked = !all;
-        find_rows(t, &p->k, &keys, range.end, key_rows);
-        find_rows(t, &p->v, &keys, range.end, value_rows);
-        pack_keys(p->dtype, dot, &keys, p->head_dim, buf.k);
-        product(dot, t->rows, buf.q_stride, keys.columns, buf.q, buf.q_stride, buf.k, buf.s,
-                buf.s_stride, NULL);
-        softmax(t, &buf, &keys);
-        accumulate(t, &buf, &keys);
+        bool unmasked;
+        if (!block_visible(whole, begin, begin + count, &unmasked)) continue;
+        t = *whole;
+        buf = all;
+        for (int64_t h = 0; h < whole->heads_kv; h++, next_head(&t, &buf)) {
+            block keys = {begin, count, round_up(count, LANES), !unmasked, key_rows, value_rows};
+            take_block(&t, &buf, &keys, range.end);
+        }
     }
-    for (int64_t r = 0; r < t->rows; r++) finish_row(t, &buf, r);
+    t = *whole;
+    buf = all;
+    for (int64_t h = 0; h < whole->heads_kv; h++, next_head(&t, &buf))
+        for (int64_t r = 0; r < t.rows; r++) finish_row(&t, &buf, r);
 }

@@ -6,6 +6,7 @@
  *   GEMM_VECS     vectors of the register block of a matrix product
  *   HAS_DOT       1 when vf_dot exists: products of bf16 pairs
  *   vf_max(a, b)  the larger; b when either is NaN
+ *   vf_hold(&x)   x is used from a register
  *   vf_load_f16, vf_load_bf16, vf_store_f16, vf_store_bf16
  */
 #ifndef TALLOW_SIMD_H

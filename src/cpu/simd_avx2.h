@@ -5,6 +5,9 @@
 #define GEMM_VECS 2
 #define HAS_DOT   0
 
+/* Keeps an operand in a register; gcc would load it anew for each of its uses. */
+INLINE void vf_hold(vf *x) { __asm__("" : "+x"(*x)); }
+
 INLINE vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 
 INLINE vf vf_load_bf16(const char *p) {

@@ -4,6 +4,9 @@
 #define GEMM_ROWS 6
 #define GEMM_VECS 4
 
+/* Keeps an operand in a register; gcc would load it anew for each of its uses. */
+INLINE void vf_hold(vf *x) { __asm__("" : "+v"(*x)); }
+
 INLINE vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 
 INLINE vf vf_load_bf16(const char *p) {

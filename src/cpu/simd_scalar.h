@@ -4,6 +4,7 @@
 #define GEMM_VECS 2
 #define HAS_DOT   0
 
+INLINE void vf_hold(vf *x) { (void)x; }
 INLINE vf vf_max(vf a, vf b) { return vf_select(a > b, a, b); }
 
 INLINE vf vf_load_bf16(const char *p) {

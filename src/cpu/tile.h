@@ -1,4 +1,5 @@
 /* A tile: one block of query rows of one sequence and key head, against one part of its keys.
+ * Few rows take several key heads, whose keys are neighbours in memory.
  * Compiled once per instruction set; cpu.c cuts a plan into tiles and calls the level's function.
  */
 #ifndef TALLOW_TILE_H
@@ -13,18 +14,21 @@ typedef struct {
     const plan *plan;
     const uint64_t *turns; /* rotary of q: tallow_rotary_turns of every pair */
     sequence seq;
-    int64_t b, head_kv;
-    int64_t row_begin, rows;    /* row r is query r / group, head head_kv * group + r % group */
-    int64_t key_begin, key_end; /* the part */
-    char *scratch;              /* plan->thread_bytes */
+    int64_t b, head_kv, heads_kv; /* heads_kv key heads from head_kv on, one after the other */
+    int64_t row_begin, rows;      /* row r is query r / group, head head_kv * group + r % group */
+    int64_t key_begin, key_end;   /* the part */
+    bool direct;                  /* few rows: K and V are not packed */
+    char *scratch;                /* plan->thread_bytes */
     float *partial; /* null: write out and lse. Else of row r, at partial + r * partial_stride: the
                        weighted sum of V, the maximum (log2 units) and the sum of the weights */
-    int64_t partial_stride;
+    int64_t partial_stride, partial_head_stride;
 } tile;
 
 #define TILE_KEYS  256 /* most keys of a block */
+#define FEW_ROWS   16  /* a sequence's, so few that K and V are used where they lie (direct.h) */
+#define FEW_KEYS   32  /* of a block then: K and V of one head stay in the first cache */
 #define TILE_ALIGN 64
-#define TILE_LANES 16 /* columns of scratch matrices are padded to the widest vector */
+#define TILE_LANES 32 /* columns of scratch matrices are padded to two of the widest vectors */
 
 #define PART_WIDTH(head_dim_v) ((head_dim_v) + 2)
 
