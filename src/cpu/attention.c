@@ -38,6 +38,8 @@ typedef struct {
     int64_t begin, count, columns; /* columns: count rounded up to whole vectors */
     bool masked;                   /* some row does not see some key */
     const char **keys, **values;   /* rows of K and V at this key head; PREFETCH_KEYS more behind */
+    const char *const *next_keys;  /* the rows of K that come after these, */
+    int64_t next_offset;           /* so many bytes on */
 } block;
 
 /* ---- products ---------------------------------------------------------------------------------
@@ -655,6 +657,7 @@ static void take_block(const tile *t, const buffers *buf, block *keys, int64_t e
 void CONCAT(tallow_tile_, LEVEL)(const tile *whole) {
     const char *key_rows[TILE_KEYS + PREFETCH_KEYS], *value_rows[TILE_KEYS + PREFETCH_KEYS];
     int64_t block_keys = whole->direct ? FEW_KEYS : whole->plan->block_keys;
+    int64_t head_bytes = whole->p->k.head_stride * element_size(whole->p->dtype);
     buffers all = carve_buffers(whole), buf = all;
     tile t = *whole;
     for (int64_t h = 0; h < whole->heads_kv; h++, next_head(&t, &buf)) {
@@ -673,7 +676,13 @@ void CONCAT(tallow_tile_, LEVEL)(const tile *whole) {
         t = *whole;
         buf = all;
         for (int64_t h = 0; h < whole->heads_kv; h++, next_head(&t, &buf)) {
-            block keys = {begin, count, round_up(count, LANES), !unmasked, key_rows, value_rows};
+            int64_t columns = round_up(count, LANES);
+            block keys = {begin,    count,      columns,  !unmasked,
+                          key_rows, value_rows, key_rows, head_bytes};
+            if (h == whole->heads_kv - 1) {
+                keys.next_keys += columns;
+                keys.next_offset *= -h;
+            }
             take_block(&t, &buf, &keys, range.end);
         }
     }

@@ -99,15 +99,25 @@ INLINE void direct_scores_block(int rows, int keys, int32_t dtype, bool dot, con
         for (int i = 0; i < keys; i++) s[r * s_stride + i] = sums[r * keys + i];
 }
 
-/* Scores of rows [r, r + rows) with a block of keys, while its values come from memory. */
+/* Fetches row by row, the last when the work is done: rows [done, end) of `count` are due. */
+INLINE int64_t fetch_rows(const char *const *rows, int64_t offset, int64_t bytes, int64_t done,
+                          int64_t end) {
+    for (; done < end; done++)
+        prefetch_row((const char *)((uintptr_t)rows[done] + (uintptr_t)offset), bytes);
+    return end;
+}
+
+/* Scores of rows [r, r + rows) with a block of keys, while its values from row `fetched` to row
+ * `fetch` come from memory. */
 INLINE void direct_scores_rows(int rows, int32_t dtype, bool dot, const problem *p,
-                               const buffers *buf, int64_t r, const block *keys) {
-    int step = DIRECT_SUMS / rows;
+                               const buffers *buf, int64_t r, const block *keys, int64_t fetched,
+                               int64_t fetch) {
+    int64_t step = DIRECT_SUMS / rows, bytes = p->head_dim_v * element_size(dtype), first = fetched;
     for (int64_t c = 0; c < keys->count; c += step) { /* the keys behind the last are there too */
-        for (int i = 0; i < step; i++)
-            prefetch_row(keys->values[c + i], p->head_dim_v * element_size(dtype));
-        direct_scores_block(rows, step, dtype, dot, buf, buf->q + r * buf->q_stride, keys->keys + c,
-                            p->head_dim, buf->s + r * buf->s_stride + c);
+        fetched = fetch_rows(keys->values, 0, bytes, fetched,
+                             first + (fetch - first) * least(c + step, keys->count) / keys->count);
+        direct_scores_block(rows, (int)step, dtype, dot, buf, buf->q + r * buf->q_stride,
+                            keys->keys + c, p->head_dim, buf->s + r * buf->s_stride + c);
     }
 }
 
@@ -138,15 +148,15 @@ INLINE void direct_values_block(int rows, int steps, bool last, int32_t dtype, c
         for (int v = 0; v < vecs; v++) vf_store(o + r * buf->o_stride + v * LANES, sum[r][v]);
 }
 
-/* Rows [r, r + rows) of O take a block of values in, while the next block of keys comes from
- * memory. */
+/* Rows [r, r + rows) of O take a block of values in, while rows [fetched, fetch) of the next keys
+ * come from memory. */
 INLINE void direct_values_rows(int rows, int32_t dtype, const problem *p, const buffers *buf,
-                               int64_t r, const block *keys) {
+                               int64_t r, const block *keys, int64_t fetched, int64_t fetch) {
     int steps = DIRECT_SUMS / 2 / rows ? DIRECT_SUMS / 2 / rows : 1;
-    int64_t column = 0, next = r ? keys->count : 0, blocks = p->head_dim_v / (steps * STEP);
-    for (int64_t i = 0; i < blocks; i++, column += steps * STEP) {
-        for (; next < keys->count * (i + 1) / blocks; next++)
-            prefetch_row(keys->keys[keys->columns + next], p->head_dim * element_size(dtype));
+    int64_t column = 0, bytes = p->head_dim * element_size(dtype), first = fetched;
+    for (; column + steps * STEP <= p->head_dim_v; column += steps * STEP) {
+        fetched = fetch_rows(keys->next_keys, keys->next_offset, bytes, fetched,
+                             first + (fetch - first) * (column + steps * STEP) / p->head_dim_v);
         direct_values_block(rows, steps, false, dtype, buf, r, keys, column, p->head_dim_v);
     }
     for (; column < p->head_dim_v; column += STEP)
@@ -172,8 +182,9 @@ static void direct_scores(const problem *p, bool dot, int64_t rows, const buffer
     int64_t blocks = (rows + DIRECT_ROWS - 1) / DIRECT_ROWS;
     for (int64_t i = 0; i < blocks; i++) {
         int64_t r = rows * i / blocks, end = rows * (i + 1) / blocks;
-#define ROWS_OF(n, dtype)  direct_scores_rows(n, dtype, false, p, buf, r, keys)
-#define DOT_ROWS(n, dtype) direct_scores_rows(n, dtype, true, p, buf, r, keys)
+        int64_t fetched = keys->count * i / blocks, fetch = keys->count * (i + 1) / blocks;
+#define ROWS_OF(n, dtype)  direct_scores_rows(n, dtype, false, p, buf, r, keys, fetched, fetch)
+#define DOT_ROWS(n, dtype) direct_scores_rows(n, dtype, true, p, buf, r, keys, fetched, fetch)
 #define BLOCK(dtype)       EACH_ROWS(ROWS_OF, dtype)
         if (HAS_DOT && dot)
             EACH_ROWS(DOT_ROWS, TALLOW_BF16)
@@ -189,7 +200,8 @@ static void direct_values(const problem *p, int64_t rows, const buffers *buf, co
     int64_t blocks = (rows + DIRECT_ROWS - 1) / DIRECT_ROWS;
     for (int64_t i = 0; i < blocks; i++) {
         int64_t r = rows * i / blocks, end = rows * (i + 1) / blocks;
-#define ROWS_OF(n, dtype) direct_values_rows(n, dtype, p, buf, r, keys)
+        int64_t fetched = keys->count * i / blocks, fetch = keys->count * (i + 1) / blocks;
+#define ROWS_OF(n, dtype) direct_values_rows(n, dtype, p, buf, r, keys, fetched, fetch)
 #define BLOCK(dtype)      EACH_ROWS(ROWS_OF, dtype)
         EACH_DTYPE(BLOCK)
 #undef BLOCK
