@@ -15,20 +15,10 @@ static tallow_status need_text(const char *text, size_t text_size) {
     return TALLOW_OK;
 }
 
-/* The one place that says which devices have a backend. */
-static tallow_status need_backend(int32_t device) {
-    if (device == TALLOW_DEVICE_CPU) return TALLOW_OK;
-    return tallow_fail(TALLOW_UNSUPPORTED,
-                       "device = TALLOW_DEVICE_CUDA: must be TALLOW_DEVICE_CPU, the only backend "
-                       "of version %d.%d.%d",
-                       TALLOW_VERSION_MAJOR, TALLOW_VERSION_MINOR, TALLOW_VERSION_PATCH);
-}
-
 static tallow_status check(problem *p, const tallow_attention_params *params, size_t params_size,
                            check_level level) {
     tallow_clear_error();
-    tallow_status status = tallow_problem_init(p, params, params_size, level);
-    return status ? status : need_backend(p->device);
+    return tallow_problem_init(p, params, params_size, level);
 }
 
 tallow_status tallow_attention(const tallow_attention_params *params, size_t params_size) {
@@ -80,7 +70,6 @@ tallow_status tallow_rotary(const tallow_rotary_params *params, size_t params_si
     rotary_problem p;
     tallow_clear_error();
     tallow_status status = tallow_rotary_problem_init(&p, params, params_size);
-    if (!status) status = need_backend(p.device);
     if (status) return status;
     return p.device == TALLOW_DEVICE_CUDA ? tallow_cuda_rotary(&p) : tallow_cpu_rotary(&p);
 }
@@ -89,7 +78,6 @@ tallow_status tallow_merge(const tallow_merge_params *params, size_t params_size
     merge_problem p;
     tallow_clear_error();
     tallow_status status = tallow_merge_problem_init(&p, params, params_size);
-    if (!status) status = need_backend(p.device);
     if (status) return status;
     return p.device == TALLOW_DEVICE_CUDA ? tallow_cuda_merge(&p) : tallow_cpu_merge(&p);
 }
