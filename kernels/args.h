@@ -77,8 +77,8 @@ typedef struct {
     int32_t rows_q, rows_k, rows_new; /* per sequence when dense, in all when packed; K's capacity
                                          when paged: columns * page_size, at most 2^31 - 1 */
     int32_t cache_rows, pages;        /* batch dimension of k and v: dense, paged */
-    int32_t batch, heads, heads_kv;
-    divisor group; /* heads / heads_kv */
+    int32_t batch, heads;
+    divisor heads_kv, group; /* group: heads / heads_kv */
 } sequences_arg;
 
 typedef struct {
@@ -98,9 +98,11 @@ typedef struct {
     int32_t row_blocks; /* blocks of rows of the longest sequence */
     int32_t block_rows; /* of the forward kernel's tile: tallow_combine needs it told */
     int32_t block_keys;
-    int32_t splits;       /* most parts the keys of a tile are cut into */
     int32_t split_blocks; /* a part has at least so many blocks of keys, if there are as many */
-    int32_t section;      /* (batch, key head) pairs worked on at a time; 1 to all of them */
+    divisor splits;       /* most parts the keys of a tile are cut into */
+    divisor section;      /* (batch, key head) pairs worked on at a time; 1 to all of them */
+    divisor last_section; /* the pairs that are left for the last section */
+    divisor section_tiles; /* section * row_blocks */
     int32_t head_dim_v;
     int32_t out_dtype; /* tallow_dtype */
 

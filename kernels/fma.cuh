@@ -20,8 +20,12 @@ INLINE uint32_t column_pair_at(uint32_t base, int row, int n, const int chunks) 
     return chunk_at(base, row, 2 * n + lane_id() % 4 / 2, chunks) + lane_id() % 2 * 8;
 }
 
+typedef int query_block;
+INLINE void keep_queries(query_block &, uint32_t) {}
+
 template <class function>
-INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k, function beside) {
+INLINE void multiply_keys(score_block &s, query_block &, uint32_t q, uint32_t k,
+                          function beside) {
     beside();
     UNROLL for (int m = 0; m < tile::row_parts; m++)
         UNROLL for (int n = 0; n < tile::key_parts; n++)

@@ -6,7 +6,7 @@
  *
  *   S = Q K^T;  scores;  P = 2^(S - max), O and sums brought to the new max;  O += P V
  *
- * Scores are in units of log2(e). Grid: (batch * heads_kv * row_blocks * splits); block:
+ * Weights are powers of two. Grid: (batch * heads_kv * row_blocks * splits); block:
  * tile.threads; dynamic shared memory: tile.shared_bytes (src/spec.h). With splits > 1
  * tallow_combine follows. */
 #if SPEC_dtype == 3
@@ -20,10 +20,13 @@
 
 /* Starts the copy of the tile's rows of Q; rows that do not exist become zeros. */
 INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) {
-    for (int i = threadIdx.x; i < tile::block_rows * layout::q_chunks; i += tile::threads) {
+    const tile_rows rows = rows_of_tile(a, w, a.q);
+    const int count = w.rows;
+    _Pragma("unroll 4") for (int i = threadIdx.x; i < tile::block_rows * layout::q_chunks;
+                             i += tile::threads) {
         int row = i / layout::q_chunks, chunk = i % layout::q_chunks;
-        bool there = row < w.rows && chunk * 16 < spec::head_dim * spec::element;
-        const char *from = there ? tile_row(a, w, a.q, row) + chunk * 16 : a.q.data;
+        bool there = row < count && chunk * 16 < spec::head_dim * spec::element;
+        const char *from = there ? tile_row(a, rows, a.q, row) + chunk * 16 : a.q.data;
         copy_chunk(chunk_at(memory + layout::q, row, chunk, layout::q_chunks), from, there);
     }
 }
@@ -41,6 +44,7 @@ constexpr int copy_step = wide_out && tile::block_keys == 64 ? 2 : tile::block_k
 /* All blocks of keys, from the last to the first. */
 INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, const work &w,
                    uint32_t memory, float scale) {
+    query_block queries;
     start_ring(a, w, memory);
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--) {
         const int first_key = block * tile::block_keys;
@@ -49,7 +53,8 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
 
         if (masked) note_visible(a, w, memory, first_key);
         uint32_t k = wait_slot(w, memory, block, false);
-        multiply_keys(s, memory + layout::q, k,
+        if (block == w.blocks.end - 1) keep_queries(queries, memory + layout::q);
+        multiply_keys(s, queries, memory + layout::q, k,
                       [&] { copy_ahead(a, w, memory, block, false); });
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
         if (masked) mask_scores(s, memory);
@@ -93,7 +98,7 @@ tallow_forward(const __grid_constant__ forward_args a) {
     if (threadIdx.x == 0) w = work_of(a, tile::block_rows, tile::block_keys);
     __syncthreads();
     if (w.rows == 0) return;
-    const float scale = spec::scores == 1 ? 1 : a.scale * LOG2E;
+    const float scale = (spec::scores == 1 ? 1 : a.scale) * LOG2E;
     softmax_state state;
     out_block o;
 

@@ -48,24 +48,41 @@ INLINE uint32_t pack_part(float low, float high, const int part) {
     return pack(low, high);
 }
 
+/* The warp's rows of Q as left operands, 16 elements a step, if the tile keeps them. */
+typedef uint32_t query_block[tile::keeps_q ? tile::head_dim / 16 : 1][tile::row_parts][4];
+
+INLINE uint32_t query_at(uint32_t q) {
+    return chunk_at(q, row_warp() * tile::warp_rows + lane_id() % 16, lane_id() / 16,
+                    layout::q_chunks);
+}
+
+INLINE void load_queries(uint32_t (&left)[tile::row_parts][4], uint32_t q_at, const int step) {
+    uint32_t from = chunk_further(q_at, 2 * step, layout::q_chunks);
+    UNROLL for (int m = 0; m < tile::row_parts; m++)
+        load_matrices(left[m], from + m * 16 * layout::q_chunks * 16);
+}
+
+INLINE void keep_queries(query_block &kept, uint32_t q) {
+    UNROLL for (int step = 0; tile::keeps_q && step < tile::head_dim / 16; step++)
+        load_queries(kept[step], query_at(q), step);
+}
+
 /* S = Q K^T for the warp's rows and keys. beside() is other work, to run beside the products. */
 template <class function>
-INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k, function beside) {
+INLINE void multiply_keys(score_block &s, query_block &q_kept, uint32_t q, uint32_t k,
+                          function beside) {
     const int lane = lane_id(), key = column_warp() * tile::warp_keys;
     const bool pairs = tile::key_parts % 2 == 0; /* ldmatrix takes 16 keys at a time, or 8 */
-    uint32_t q_at = chunk_at(q, row_warp() * tile::warp_rows + lane % 16, lane / 16,
-                             layout::q_chunks);
+    uint32_t q_at = query_at(q);
     uint32_t k_at = chunk_at(k, key + lane % 8 + (pairs ? lane / 16 * 8 : 0), lane / 8 % 2,
                              layout::k_chunks);
     UNROLL for (int m = 0; m < tile::row_parts; m++)
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 4; c++) s[m][n][c] = 0;
-    UNROLL for (int chunk = 0; chunk < layout::k_chunks; chunk += 2) {
-        uint32_t left[tile::row_parts][4], right[4];
-        uint32_t q_chunk = chunk_further(q_at, chunk, layout::q_chunks);
-        uint32_t k_chunk = chunk_further(k_at, chunk, layout::k_chunks);
-        UNROLL for (int m = 0; m < tile::row_parts; m++)
-            load_matrices(left[m], q_chunk + m * 16 * layout::q_chunks * 16);
+    UNROLL for (int step = 0; step < tile::head_dim / 16; step++) {
+        uint32_t right[4], (&left)[tile::row_parts][4] = q_kept[tile::keeps_q ? step : 0];
+        uint32_t k_chunk = chunk_further(k_at, 2 * step, layout::k_chunks);
+        if (!tile::keeps_q) load_queries(left, q_at, step);
         UNROLL for (int n = 0; n < tile::key_parts; n += 2) {
             uint32_t from = k_chunk + n * 8 * layout::k_chunks * 16;
             if (pairs)
@@ -77,7 +94,7 @@ INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k, function besid
                 if (pairs) multiply_add(s[m][n + 1], left[m], right[2], right[3]);
             }
         }
-        if (chunk == 0) beside();
+        if (step == 0) beside();
     }
 }
 

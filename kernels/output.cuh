@@ -12,7 +12,7 @@ INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_
                         const work &w, float scale) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         query_of_row q = query_of(a, w, row_in_tile(i));
-        row_total total = total_of(a, q.head, state.max[i] * scale, state.sum[i]);
+        row_total total = total_of(a, q.head, base_of(state, i, scale), state.sum[i]);
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= total.factor;
         if (a.lse && row_in_tile(i) < w.rows && lane_id() % 4 == 0 && column_warp() == 0)
@@ -27,17 +27,20 @@ INLINE void store_states(const softmax_state &state, const forward_args &a, cons
     float *states = partial_of(a, w, w.part, tile::block_rows) + tile::block_rows * spec::head_dim_v;
     if (lane_id() % 4 != 0 || column_warp() != 0) return;
     UNROLL for (int i = 0; i < tile::row_states; i++)
-        ((float2 *)states)[row_in_tile(i)] = make_float2(state.max[i] * scale, state.sum[i]);
+        ((float2 *)states)[row_in_tile(i)] = make_float2(base_of(state, i, scale), state.sum[i]);
 }
 
 /* Rows of floats, straight from the accumulators: a quad writes 32 bytes. */
 INLINE void store_floats(const out_block &o, const forward_args &a, const work &w) {
     float *partial = partial_of(a, w, w.part, tile::block_rows);
+    const tile_rows rows = rows_of_tile(a, w, a.out);
+    const int count = w.rows;
+    const bool split = w.parts > 1;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         int row = row_in_tile(i);
-        if (row >= w.rows) continue;
-        float *out = w.parts > 1 ? partial + row * spec::head_dim_v
-                                 : (float *)tile_row(a, w, a.out, row);
+        if (row >= count) continue;
+        float *out = split ? partial + row * spec::head_dim_v
+                           : (float *)tile_row(a, rows, a.out, row);
         UNROLL for (int n = 0; n < tile::column_parts; n++) {
             int column = out_part(n) * 8 + lane_id() % 4 * 2;
             const float *pair = &o[i / 2][n][i % 2 * 2];
@@ -49,6 +52,16 @@ INLINE void store_floats(const out_block &o, const forward_args &a, const work &
                 out[column + 1] = pair[1];
             }
         }
+    }
+}
+
+INLINE void store_chunk(char *out, uint4 c) {
+    if (spec::access == 0) {
+        *(uint4 *)out = c;
+    } else {
+        uint32_t words[4] = {c.x, c.y, c.z, c.w};
+        UNROLL for (int e = 0; e < 8; e++)
+            ((uint16_t *)out)[e] = (uint16_t)(words[e / 2] >> e % 2 * 16);
     }
 }
 
@@ -64,17 +77,19 @@ INLINE void store_halves(const out_block &o, const forward_args &a, const work &
                            pack(pair[0], pair[1]));
         }
     __syncthreads();
-    for (int i = threadIdx.x; i < w.rows * layout::v_chunks; i += tile::threads) {
-        int row = i / layout::v_chunks, chunk = i % layout::v_chunks;
-        if (chunk * 8 >= spec::head_dim_v) continue;
-        char *out = tile_row(a, w, a.out, row) + chunk * 16;
-        uint4 c = shared_chunk(chunk_at(memory + layout::out, row, chunk, layout::v_chunks));
-        if (spec::access == 0) {
-            *(uint4 *)out = c;
-        } else {
-            uint32_t words[4] = {c.x, c.y, c.z, c.w};
-            UNROLL for (int e = 0; e < 8; e++)
-                ((uint16_t *)out)[e] = (uint16_t)(words[e / 2] >> e % 2 * 16);
+    const tile_rows rows = rows_of_tile(a, w, a.out);
+    const int count = w.rows * layout::v_chunks, group = 4 * tile::threads;
+    _Pragma("unroll 1") for (int first = threadIdx.x; first < count; first += group) {
+        uint4 chunks[4]; /* read together: a read takes as long as four */
+        UNROLL for (int j = 0; j < 4; j++) {
+            int i = least(first + j * tile::threads, count - 1);
+            chunks[j] = shared_chunk(chunk_at(memory + layout::out, i / layout::v_chunks,
+                                              i % layout::v_chunks, layout::v_chunks));
+        }
+        UNROLL for (int j = 0; j < 4; j++) {
+            int i = first + j * tile::threads, chunk = i % layout::v_chunks;
+            if (i < count && chunk * 8 < spec::head_dim_v)
+                store_chunk(tile_row(a, rows, a.out, i / layout::v_chunks) + chunk * 16, chunks[j]);
         }
     }
 }

@@ -100,7 +100,7 @@ INLINE char *cache_row(const append_args &a, const rows_arg &view, const sequenc
 INLINE void append_token(const append_args &a, const sequence &seq, int b, int t,
                          float2 *angles) {
     int64_t row_new = seq.new_start + (int64_t)t, b_new = a.sequences.cu_seqlens_k_new.data ? 0 : b;
-    const int heads = a.sequences.heads_kv;
+    const int heads = a.sequences.heads_kv.by;
     char *k = cache_row(a, a.k, seq, b, seq.append_at + t);
     char *v = cache_row(a, a.v, seq, b, seq.append_at + t);
     const char *v_new = row_at(a.v_new, b, row_new, 0);

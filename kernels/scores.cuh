@@ -30,7 +30,7 @@ INLINE void note_rows(const forward_args &a, const work &w, uint32_t memory) {
     }
 }
 
-/* With scores = 1: products become scores in units of log2(e). */
+/* With scores = 1: products become scores. */
 INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, int first_key) {
     const float inner = a.softcap > 0 ? a.scale / a.softcap : a.scale;
     first_key += column_warp() * tile::warp_keys + lane_id() % 4 * 2;
@@ -43,7 +43,7 @@ INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, 
                 float &x = s[i / 2][n][i % 2 * 2 + c];
                 x *= inner;
                 if (a.softcap > 0) x = a.softcap * tanhf(x);
-                x = LOG2E * fmaf(-slope, fabsf((float)(gap - n * 8 - c)), x);
+                x = fmaf(-slope, fabsf((float)(gap - n * 8 - c)), x);
             }
     }
 }

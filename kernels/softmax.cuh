@@ -1,5 +1,6 @@
-/* The running softmax of a thread's rows. Maxima are those of the scores as they lie in S: products
- * when spec::scores is 0 (`scale` turns them into units of log2(e)), else already in such units. */
+/* The running softmax of a thread's rows. Maxima are those of what lies in S: products when
+ * spec::scores is 0, else scores; `scale` turns either into units of log2(e), in one rounding with
+ * the subtraction of the maximum. */
 #ifndef SOFTMAX_CUH
 #define SOFTMAX_CUH
 
@@ -22,6 +23,11 @@ INLINE float power_of_two(float x) {
     y = fmaf(y, f, 1.0f);
     return y * __int_as_float((__float_as_int(t) + 127) << 23);
 }
+
+/* Weights of f16 are kept larger by 2^15, which their format just holds: else those that are small
+ * beside the largest, and may be all that dropout leaves, would lose bits. Maxima that leave the
+ * kernel are smaller by as much. */
+constexpr float weight_bits = spec::f16 ? 15 : 0;
 
 INLINE float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
@@ -56,6 +62,11 @@ INLINE void put_exchange(uint32_t memory, const row_values &x) {
 struct softmax_state {
     row_values max, sum; /* sum: of this thread's keys */
 };
+
+/* What weights are relative to, in units of log2(e). */
+INLINE float base_of(const softmax_state &state, const int i, float scale) {
+    return state.max[i] * scale - weight_bits;
+}
 
 INLINE void clear(softmax_state &state, out_block &o) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
@@ -111,7 +122,7 @@ INLINE void raise_maxima(const score_block &s, softmax_state &state, out_block &
 INLINE void weigh(score_block &s, softmax_state &state, float scale, const int begin,
                   const int end) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        float shift = state.max[i] == MINUS_INFINITY ? 0 : -state.max[i] * scale;
+        float shift = state.max[i] == MINUS_INFINITY ? 0 : weight_bits - state.max[i] * scale;
         UNROLL for (int n = begin; n < end; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float &x = s[i / 2][n][i % 2 * 2 + c];

@@ -32,6 +32,8 @@ constexpr int column_parts = 2 * column_pairs;
 constexpr int row_states = 2 * row_parts; /* rows that a thread holds pieces of */
 
 constexpr bool shares_p = column_warps > 1 || spec::full; /* P goes through shared memory */
+/* Short rows of Q stay in registers, where those of two thread blocks suffice. */
+constexpr bool keeps_q = !shares_p && head_dim <= 64 && blocks <= 2;
 static_assert(warp_keys % 16 == 0 || warp_keys == 8, "Q K^T takes 16 keys at a time");
 static_assert(block_keys % 16 == 0, "P V takes 16 keys at a time");
 static_assert(block_keys <= 64, "the keys that a row sees are bits of 64");

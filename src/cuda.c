@@ -76,20 +76,21 @@ static tallow_status find_kernels(run *r, const cuda_gpu *gpu) {
 static tallow_status append(const run *r) {
     const problem *p = r->p;
     append_args args;
-    cuda_shape shape = {(unsigned)(p->batch * r->plan.tokens), {TOKEN_THREADS, 1}, 0};
+    cuda_shape shape = {(unsigned)(p->batch * r->plan.tokens), {TOKEN_THREADS, 1}, 0, false};
     if (shape.blocks == 0) return TALLOW_OK;
     tallow_cuda_append_args(&args, p, &r->plan);
     return tallow_cuda_launch(r->rows[ENTRY_APPEND], shape, p->stream, &args);
 }
 
-static tallow_status forward(const run *r) {
+static tallow_status forward(const run *r, const cuda_gpu *gpu) {
     const cuda_plan *plan = &r->plan;
     const int64_t combined = plan->blocks / plan->splits * plan->tile.block_rows;
     forward_args args;
     cuda_shape tiles = {(unsigned)plan->blocks,
                         {(unsigned)plan->tile.threads, 1},
-                        (unsigned)plan->tile.shared_bytes};
-    cuda_shape rows = {(unsigned)combined, {COMBINE_THREADS, 1}, 0};
+                        (unsigned)plan->tile.shared_bytes,
+                        false};
+    cuda_shape rows = {(unsigned)combined, {COMBINE_THREADS, 1}, 0, gpu->capability >= 90};
     if (plan->blocks == 0) return TALLOW_OK;
     tallow_cuda_forward_args(&args, r->p, plan);
     tallow_status status =
@@ -131,7 +132,7 @@ tallow_status tallow_cuda_attention(const problem *p) {
     if (!status) status = need_tensors(p);
     if (!status) status = find_kernels(&r, scope.gpu);
     if (!status) status = append(&r);
-    if (!status) status = forward(&r);
+    if (!status) status = forward(&r, scope.gpu);
     tallow_cuda_leave(&scope);
     return status;
 }
@@ -177,7 +178,7 @@ static tallow_status start_rows(cuda_scope *scope, const char *name, const void 
 
 static tallow_status rotate(const rotary_problem *p, void *entry, int64_t blocks) {
     tallow_status status = TALLOW_OK;
-    cuda_shape shape = {(unsigned)blocks, {TOKEN_THREADS, 1}, 0};
+    cuda_shape shape = {(unsigned)blocks, {TOKEN_THREADS, 1}, 0, false};
     rotate_args args;
     for (int64_t first = 0; first < p->rotary.dim / 2 && !status; first += ROTATE_PAIRS) {
         tallow_cuda_rotate_args(&args, p, first);
@@ -224,7 +225,8 @@ tallow_status tallow_cuda_merge(const merge_problem *p) {
     if (__builtin_mul_overflow(rows, p->heads, &items) || overflows(items / MERGE_ROWS))
         return tallow_fail(TALLOW_UNSUPPORTED, "out_a: must have at most %lld rows of heads",
                            (long long)INT32_MAX * MERGE_ROWS);
-    cuda_shape shape = {(unsigned)((items + MERGE_ROWS - 1) / MERGE_ROWS), {32, MERGE_ROWS}, 0};
+    cuda_shape shape = {
+        (unsigned)((items + MERGE_ROWS - 1) / MERGE_ROWS), {32, MERGE_ROWS}, 0, false};
     tallow_status status = start_rows(&scope, "out_a", p->out_a.data, p->stream, &entries);
     if (!status) status = need_device_memory(pointers, sizeof pointers / sizeof *pointers);
     tallow_cuda_merge_args(&args, p);

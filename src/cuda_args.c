@@ -69,7 +69,7 @@ static sequences_arg sequences_of(const problem *p) {
         .pages = (int32_t)p->pages,
         .batch = (int32_t)p->batch,
         .heads = (int32_t)p->heads,
-        .heads_kv = (int32_t)p->heads_kv,
+        .heads_kv = divisor_of((uint32_t)p->heads_kv),
         .group = divisor_of((uint32_t)p->group),
     };
 }
@@ -86,6 +86,7 @@ static rows_arg queries(const problem *p, const cuda_plan *plan) {
 }
 
 void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_plan *plan) {
+    const int64_t left = p->batch * p->heads_kv % plan->section;
     *out = (forward_args){
         .sequences = sequences_of(p),
         .q = queries(p, plan),
@@ -99,9 +100,11 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
         .row_blocks = (int32_t)plan->row_blocks,
         .block_rows = plan->tile.block_rows,
         .block_keys = plan->tile.block_keys,
-        .splits = (int32_t)plan->splits,
         .split_blocks = (int32_t)plan->split_blocks,
-        .section = (int32_t)plan->section,
+        .splits = divisor_of((uint32_t)plan->splits),
+        .section = divisor_of((uint32_t)plan->section),
+        .last_section = divisor_of((uint32_t)(left ? left : plan->section)),
+        .section_tiles = divisor_of((uint32_t)(plan->section * plan->row_blocks)),
         .head_dim_v = (int32_t)p->head_dim_v,
         .out_dtype = p->out_dtype,
         .scale = p->softmax_scale,

@@ -26,14 +26,13 @@
     F(cuCtxPushCurrent_v2, void *)                                                                 \
     F(cuCtxPopCurrent_v2, void **)                                                                 \
     F(cuStreamGetCtx, void *, void **)                                                             \
-    F(cuPointerGetAttribute, void *, int, unsigned long long)                                      \
+    F(cuPointerGetAttributes, unsigned, int *, void **, unsigned long long)                        \
     F(cuLibraryLoadData, void **, const void *, int *, void **, unsigned, int *, void **,          \
       unsigned)                                                                                    \
     F(cuLibraryGetKernel, void **, void *, const char *)                                           \
     F(cuKernelGetFunction, void **, void *)                                                        \
     F(cuKernelSetAttribute, int, int, void *, int)                                                 \
-    F(cuLaunchKernel, void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,          \
-      unsigned, void *, void **, void **)
+    F(cuLaunchKernelEx, const launch_config *, void *, void **, void **)
 #define NVRTC(F)                                                                                   \
     F(nvrtcVersion, int *, int *)                                                                  \
     F(nvrtcGetNumSupportedArchs, int *)                                                            \
@@ -49,6 +48,21 @@
     F(nvrtcGetPTX, void *, char *)                                                                 \
     F(nvrtcDestroyProgram, void **)
 
+/* CUlaunchConfig and CUlaunchAttribute */
+typedef struct {
+    int id, padding;
+    union {
+        int value;
+        char room[64];
+    };
+} launch_attribute;
+typedef struct {
+    unsigned grid[3], block[3], shared_bytes;
+    void *stream;
+    launch_attribute *attributes;
+    unsigned count;
+} launch_config;
+
 #define DECLARE(name, ...) int (*name)(__VA_ARGS__);
 #define NAME(name, ...)    #name,
 static struct { DRIVER(DECLARE) } driver;
@@ -59,7 +73,8 @@ static const char *const nvrtc_names[] = {NVRTC(NAME)};
 /* CUdevice_attribute, CUfunction_attribute and CUpointer_attribute */
 enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES = 97 };
 enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9, DEVICE_ORDINAL = 9 };
-enum { OUT_OF_MEMORY = 2 }; /* CUresult */
+enum { PROGRAMMATIC_DEPENDENT = 6 }; /* CUlaunchAttributeID */
+enum { OUT_OF_MEMORY = 2 };          /* CUresult */
 
 typedef enum { UNKNOWN, PRESENT, MISSING } presence;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -231,11 +246,21 @@ void tallow_cuda_find(cuda_facts *out) {
 
 /* ---- contexts ---- */
 
-/* The ordinal of the GPU that a pointer lies on; -1: the driver does not know the pointer. */
+/* The ordinal of the GPU that a pointer lies on; negative: the driver does not know the pointer,
+ * which is no error to this one of its functions. */
 static int gpu_of(const void *pointer) {
-    int ordinal = -1;
-    if (driver.cuPointerGetAttribute(&ordinal, DEVICE_ORDINAL, (uintptr_t)pointer)) return -1;
+    int attribute = DEVICE_ORDINAL, ordinal = -1;
+    void *value = &ordinal;
+    if (driver.cuPointerGetAttributes(1, &attribute, &value, (uintptr_t)pointer)) return -1;
     return ordinal;
+}
+
+/* The GPU of the current context; -1: there is none. */
+static int current_gpu(void) {
+    void *context = NULL;
+    int ordinal;
+    if (driver.cuCtxGetCurrent(&context) || !context) return -1;
+    return driver.cuCtxGetDevice(&ordinal) ? -1 : ordinal;
 }
 
 bool tallow_cuda_knows(const void *pointer) { return gpu_of(pointer) >= 0; }
@@ -252,20 +277,19 @@ static tallow_status push_primary(int ordinal) {
 /* The GPU of the stream, else of the current context, else the first. Small handles are the names
  * of default streams. */
 static int likely_gpu(void *stream) {
-    int device = 0;
     void *context = NULL, *popped;
+    int ordinal = -1;
     if ((uintptr_t)stream > 2 && !driver.cuStreamGetCtx(stream, &context) && context &&
         !driver.cuCtxPushCurrent_v2(context)) {
-        int error = driver.cuCtxGetDevice(&device);
+        ordinal = current_gpu();
         driver.cuCtxPopCurrent_v2(&popped);
-        if (!error) return device;
     }
-    return driver.cuCtxGetDevice(&device) ? 0 : device;
+    if (ordinal < 0) ordinal = current_gpu();
+    return ordinal < 0 ? 0 : ordinal;
 }
 
 tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void *pointer,
                                 void *stream) {
-    int current;
     *scope = (cuda_scope){0};
     tallow_status status = need_driver();
     if (status) return status;
@@ -279,7 +303,7 @@ tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void 
         return tallow_fail(TALLOW_UNSUPPORTED, "GPU %d: must be one of the first %d", ordinal,
                            facts.gpus);
     scope->gpu = &facts.gpu[ordinal];
-    if (!driver.cuCtxGetDevice(&current) && current == ordinal) return TALLOW_OK;
+    if (current_gpu() == ordinal) return TALLOW_OK;
     status = push_primary(ordinal);
     scope->pushed = !status;
     return status;
@@ -318,10 +342,16 @@ tallow_status tallow_cuda_entry(void **entry, void *library, const char *name, i
 
 tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args) {
     void *list[] = {(void *)(uintptr_t)args}; /* only read */
-    return status_of(driver.cuLaunchKernel(entry, shape.blocks, 1, 1, shape.threads[0],
-                                           shape.threads[1], 1, shape.shared_bytes, stream, list,
-                                           NULL),
-                     "cuLaunchKernel");
+    launch_attribute early = {.id = PROGRAMMATIC_DEPENDENT, .value = 1};
+    launch_config config = {
+        .grid = {shape.blocks, 1, 1},
+        .block = {shape.threads[0], shape.threads[1], 1},
+        .shared_bytes = shape.shared_bytes,
+        .stream = stream,
+        .attributes = &early,
+        .count = shape.early,
+    };
+    return status_of(driver.cuLaunchKernelEx(&config, entry, list, NULL), "cuLaunchKernelEx");
 }
 
 /* ---- compiling ---- */

@@ -58,6 +58,7 @@ tallow_status tallow_cuda_entry(void **entry, void *library, const char *name, i
 
 typedef struct {
     unsigned blocks, threads[2], shared_bytes;
+    bool early; /* sm_90 on: a kernel that waits by itself for the one before it starts beside it */
 } cuda_shape;
 
 tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args);
