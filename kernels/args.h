@@ -77,7 +77,7 @@ typedef struct {
     int32_t rows_q, rows_k, rows_new; /* per sequence when dense, in all when packed; K's capacity
                                          when paged: columns * page_size, at most 2^31 - 1 */
     int32_t cache_rows, pages;        /* batch dimension of k and v: dense, paged */
-    int32_t batch, heads;
+    int32_t batch, heads, zero;
     divisor heads_kv, group; /* group: heads / heads_kv */
 } sequences_arg;
 

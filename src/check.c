@@ -9,10 +9,9 @@
 
 static _Alignas(16) char nothing[16]; /* the data of a tensor that nobody will read */
 
-bool tallow_need(bool ok, const char *format, ...) {
+bool tallow_refuse(const char *format, ...) {
     char text[512];
     va_list arguments;
-    if (ok) return true;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
@@ -61,7 +60,7 @@ static bool need_dtype(int32_t dtype, const tensor_rule *rule) {
         if (*accepted) strcat(accepted, " or ");
         strcat(accepted, dtype_names[i]);
     }
-    return tallow_need(false, "%s.dtype = %d: must be %s", rule->name, (int)dtype, accepted);
+    return tallow_refuse("%s.dtype = %d: must be %s", rule->name, (int)dtype, accepted);
 }
 
 static int rank_of(const char *shape) {
@@ -78,25 +77,28 @@ static const char *word(const char *shape, int i, int *length) {
     return start;
 }
 
-static bool need_size(const tallow_tensor *t, const tensor_rule *rule, int i, int64_t *count) {
-    const int64_t size = t->shape[i], wanted = rule->sizes[i];
+static bool refuse_size(const tensor_rule *rule, int i, int64_t size) {
     int length;
     const char *label = word(rule->shape, i, &length);
-    return tallow_need(size >= 0 && size <= INT32_MAX,
-                       "%s.shape[%d] = " INT ": must be %.*s, 0 to 2147483647, in %s", rule->name,
-                       i, size, length, label, rule->shape) &&
-           tallow_need(wanted == ANY || size == wanted,
-                       "%s.shape[%d] = " INT ": must be %.*s, " INT ", in %s", rule->name, i, size,
-                       length, label, wanted, rule->shape) &&
-           tallow_need(!__builtin_mul_overflow(*count, size ? size : 1, count) &&
+    if (size < 0 || size > INT32_MAX)
+        return tallow_refuse("%s.shape[%d] = " INT ": must be %.*s, 0 to 2147483647, in %s",
+                             rule->name, i, size, length, label, rule->shape);
+    return tallow_refuse("%s.shape[%d] = " INT ": must be %.*s, " INT ", in %s", rule->name, i,
+                         size, length, label, rule->sizes[i], rule->shape);
+}
+
+static bool need_size(const tallow_tensor *t, const tensor_rule *rule, int i, int64_t *count) {
+    const int64_t size = t->shape[i], wanted = rule->sizes[i];
+    if (size < 0 || size > INT32_MAX || (wanted != ANY && size != wanted))
+        return refuse_size(rule, i, size);
+    return tallow_need(!__builtin_mul_overflow(*count, size ? size : 1, count) &&
                            *count <= INT64_MAX / 8,
                        "%s.shape[%d] = " INT ": must be less, as the whole tensor must fit 64-bit "
                        "offsets",
                        rule->name, i, size);
 }
 
-static bool need_shape(const tallow_tensor *t, const tensor_rule *rule) {
-    const int rank = rank_of(rule->shape);
+static bool need_shape(const tallow_tensor *t, const tensor_rule *rule, int rank) {
     int64_t count = 1;
     bool ok = true;
     for (int i = 0; i < rank && ok; i++) ok = need_size(t, rule, i, &count);
@@ -112,8 +114,8 @@ static bool all_zero(const int64_t strides[4]) {
     return !(strides[0] || strides[1] || strides[2] || strides[3]);
 }
 
-static bool need_strides(const tallow_tensor *t, const tensor_rule *rule, int64_t strides[4]) {
-    const int rank = rank_of(rule->shape);
+static bool need_strides(const tallow_tensor *t, const tensor_rule *rule, int rank,
+                         int64_t strides[4]) {
     const bool contiguous = all_zero(t->strides);
     int64_t span = 1, reach = 0;
     for (int i = rank - 1; i >= 0; i--) {
@@ -141,9 +143,10 @@ static bool need_strides(const tallow_tensor *t, const tensor_rule *rule, int64_
     return true;
 }
 
-static bool need_data(const tallow_tensor *t, const tensor_rule *rule, check_level level) {
+static bool need_data(const tallow_tensor *t, const tensor_rule *rule, int rank,
+                      check_level level) {
     bool empty = false;
-    for (int i = 0; i < rank_of(rule->shape); i++) empty = empty || !t->shape[i];
+    for (int i = 0; i < rank; i++) empty = empty || !t->shape[i];
     return tallow_need(t->data || empty || level == CHECK_SHAPES,
                        "%s.data is null: must point to %s", rule->name, rule->shape) &&
            tallow_need((uintptr_t)t->data % (uintptr_t)dtype_sizes[t->dtype] == 0,
@@ -153,11 +156,11 @@ static bool need_data(const tallow_tensor *t, const tensor_rule *rule, check_lev
 
 bool tallow_need_tensor(tensor_view *out, const tallow_tensor *t, check_level level,
                         tensor_rule rule) {
-    *out = (tensor_view){.data = t->data ? t->data : nothing};
+    *out = (tensor_view){.data = t->data ? t->data : nothing, .rank = rank_of(rule.shape)};
     return tallow_need(tallow_present(t), "%s is absent: must be %s", rule.name, rule.shape) &&
            tallow_need(!t->reserved, "%s.reserved = %d: must be 0", rule.name, (int)t->reserved) &&
-           need_dtype(t->dtype, &rule) && need_shape(t, &rule) &&
-           need_strides(t, &rule, out->strides) && need_data(t, &rule, level);
+           need_dtype(t->dtype, &rule) && need_shape(t, &rule, out->rank) &&
+           need_strides(t, &rule, out->rank, out->strides) && need_data(t, &rule, out->rank, level);
 }
 
 /* --------------------------------------------------------------------------------------------
@@ -167,7 +170,7 @@ bool tallow_need_tensor(tensor_view *out, const tallow_tensor *t, check_level le
 bool tallow_need_rows(rows_view *out, const tallow_tensor *t, check_level level, tensor_rule rule) {
     tensor_view view;
     if (!tallow_need_tensor(&view, t, level, rule)) return false;
-    const bool packed = rank_of(rule.shape) == 3;
+    const bool packed = view.rank == 3;
     *out = (rows_view){
         .data = view.data,
         .batch_stride = packed ? 0 : view.strides[0],
@@ -182,7 +185,7 @@ bool tallow_need_lse(float **data, int64_t strides[2], const tallow_tensor *t, c
                      tensor_rule rule) {
     tensor_view view;
     if (!tallow_need_tensor(&view, t, level, rule)) return false;
-    const bool packed = rank_of(rule.shape) == 2;
+    const bool packed = view.rank == 2;
     *data = view.data;
     strides[0] = packed ? 0 : view.strides[0];
     strides[1] = view.strides[packed ? 0 : 1];

@@ -10,7 +10,8 @@
 
 #define INT "%" PRId64
 
-bool tallow_need(bool ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool tallow_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+#define tallow_need(ok, ...) ((ok) || tallow_refuse(__VA_ARGS__))
 
 /* The sized-struct rule: copies the caller's params into the zeroed `out`. A tail that this version
  * does not know must be zero; `oldest` is the size of the struct in version 0.1. */
@@ -43,6 +44,7 @@ typedef struct {
 typedef struct {
     void *data;
     int64_t strides[4];
+    int rank;
 } tensor_view;
 
 /* False when every member is zero: the field was not given. */
