@@ -21,7 +21,8 @@ INLINE uint32_t chunk_at(uint32_t base, int row, int chunk, const int chunks) {
     return base + (row * chunks + (chunk ^ swizzle(row, chunks))) * 16;
 }
 
-/* From the address of chunk 0 or 1 of a row to the one `step` (even) further. */
+/* From the address of chunk 0 or 1 of a row to the one `step` (even) further; or of 0 to 3, where
+ * step is a multiple of 4. */
 INLINE uint32_t chunk_further(uint32_t address, const int step, const int chunks) {
     const int inside = swizzle_span(chunks) - 1;
     return (address ^ (step & inside) * 16) + (step & ~inside) * 16;

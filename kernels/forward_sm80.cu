@@ -18,16 +18,20 @@
 #include "nonfinite.cuh"
 #include "output.cuh"
 
-/* Starts the copy of the tile's rows of Q; rows that do not exist become zeros. */
+/* Starts the copy of the tile's rows of Q, four threads a row; rows that do not exist become zeros. */
 INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) {
     const tile_rows rows = rows_of_tile(a, w, a.q);
     const int count = w.rows;
-    _Pragma("unroll 4") for (int i = threadIdx.x; i < tile::block_rows * layout::q_chunks;
-                             i += tile::threads) {
-        int row = i / layout::q_chunks, chunk = i % layout::q_chunks;
-        bool there = row < count && chunk * 16 < spec::head_dim * spec::element;
-        const char *from = there ? tile_row(a, rows, a.q, row) + chunk * 16 : a.q.data;
-        copy_chunk(chunk_at(memory + layout::q, row, chunk, layout::q_chunks), from, there);
+    _Pragma("unroll 1") for (int row = thread_id() / 4; row < tile::block_rows;
+                             row += tile::threads / 4) {
+        const char *from = row < count ? tile_row(a, rows, a.q, row) : a.q.data;
+        uint32_t to = chunk_at(memory + layout::q, row, lane_id() % 4, layout::q_chunks);
+        UNROLL for (int step = 0; step < layout::q_chunks; step += 4) {
+            int chunk = step + lane_id() % 4;
+            bool there = row < count && chunk * 16 < spec::head_dim * spec::element;
+            if (layout::q_chunks % 4 != 0 && chunk >= layout::q_chunks) break;
+            copy_chunk(chunk_further(to, step, layout::q_chunks), from + chunk * 16, there);
+        }
     }
 }
 

@@ -7,17 +7,25 @@
 #include "softmax.cuh"
 #include "total.cuh"
 
-/* Rows are normalised, and their lse stored. */
+/* Rows are normalised, and their lse stored. Each lane of a quad does one row's arithmetic for all
+ * four. */
 INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_args &a,
                         const work &w, float scale) {
+    const int own = lane_id() % tile::row_states, row = row_in_tile(own);
+    float base = base_of(state.max[0], scale), sum = state.sum[0];
+    UNROLL for (int i = 1; i < tile::row_states; i++) {
+        base = own == i ? base_of(state.max[i], scale) : base;
+        sum = own == i ? state.sum[i] : sum;
+    }
+    const query_of_row q = query_of(a, w, row);
+    const row_total total = total_of(a, q.head, base, sum);
+    if (a.lse && row < w.rows && lane_id() % 4 == own && column_warp() == 0)
+        a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
+            total.lse;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        query_of_row q = query_of(a, w, row_in_tile(i));
-        row_total total = total_of(a, q.head, base_of(state, i, scale), state.sum[i]);
+        float factor = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
         UNROLL for (int n = 0; n < tile::column_parts; n++)
-            UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= total.factor;
-        if (a.lse && row_in_tile(i) < w.rows && lane_id() % 4 == 0 && column_warp() == 0)
-            a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-                total.lse;
+            UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= factor;
     }
 }
 
@@ -27,7 +35,7 @@ INLINE void store_states(const softmax_state &state, const forward_args &a, cons
     float *states = partial_of(a, w, w.part, tile::block_rows) + tile::block_rows * spec::head_dim_v;
     if (lane_id() % 4 != 0 || column_warp() != 0) return;
     UNROLL for (int i = 0; i < tile::row_states; i++)
-        ((float2 *)states)[row_in_tile(i)] = make_float2(base_of(state, i, scale), state.sum[i]);
+        ((float2 *)states)[row_in_tile(i)] = make_float2(base_of(state.max[i], scale), state.sum[i]);
 }
 
 /* Rows of floats, straight from the accumulators: a quad writes 32 bytes. */
@@ -78,18 +86,15 @@ INLINE void store_halves(const out_block &o, const forward_args &a, const work &
         }
     __syncthreads();
     const tile_rows rows = rows_of_tile(a, w, a.out);
-    const int count = w.rows * layout::v_chunks, group = 4 * tile::threads;
-    _Pragma("unroll 1") for (int first = threadIdx.x; first < count; first += group) {
-        uint4 chunks[4]; /* read together: a read takes as long as four */
-        UNROLL for (int j = 0; j < 4; j++) {
-            int i = least(first + j * tile::threads, count - 1);
-            chunks[j] = shared_chunk(chunk_at(memory + layout::out, i / layout::v_chunks,
-                                              i % layout::v_chunks, layout::v_chunks));
-        }
-        UNROLL for (int j = 0; j < 4; j++) {
-            int i = first + j * tile::threads, chunk = i % layout::v_chunks;
-            if (i < count && chunk * 8 < spec::head_dim_v)
-                store_chunk(tile_row(a, rows, a.out, i / layout::v_chunks) + chunk * 16, chunks[j]);
+    const int count = w.rows;
+    _Pragma("unroll 1") for (int row = thread_id() / 4; row < count; row += tile::threads / 4) {
+        char *out = tile_row(a, rows, a.out, row);
+        uint32_t from = chunk_at(memory + layout::out, row, lane_id() % 4, layout::v_chunks);
+        UNROLL for (int step = 0; step < layout::v_chunks; step += 4) {
+            int chunk = step + lane_id() % 4;
+            if (chunk * 8 >= spec::head_dim_v) break;
+            store_chunk(out + chunk * 16,
+                        shared_chunk(chunk_further(from, step, layout::v_chunks)));
         }
     }
 }

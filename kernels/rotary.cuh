@@ -21,22 +21,12 @@ INLINE int mrope_row(const angles_arg &r, int pair) {
     return r.mrope == 2 && pair < 3 * section ? row : 0;
 }
 
-/* cos and sin of 2 pi * turns / 2^64: the nearest quarter turn, and polynomials on the rest, at
- * most an eighth of a turn. */
+/* cos and sin of 2 pi * turns / 2^64, rounded once: in f64, as f32 would cost an output in f32 more
+ * than the rest of a call, and a token has few pairs. */
 INLINE float2 cos_sin(uint64_t turns) {
-    uint32_t quarter = (uint32_t)((turns + ((uint64_t)1 << 61)) >> 62);
-    float x = (float)(int64_t)(turns - ((uint64_t)quarter << 62)) * 0x1.921fb6p-62f, z = x * x;
-    float c = fmaf(z, 2.44331571e-5f, -1.38873162e-3f);
-    c = fmaf(c, z, 4.16666456e-2f);
-    c = fmaf(c, z, -0.5f);
-    c = fmaf(c, z, 1.0f);
-    float s = fmaf(z, -1.95152959e-4f, 8.33216087e-3f);
-    s = fmaf(s, z, -1.66666546e-1f);
-    s = fmaf(s * z, x, x);
-    float2 turned = quarter & 1 ? make_float2(s, c) : make_float2(c, s);
-    if ((quarter + 1) & 2) turned.x = -turned.x;
-    if (quarter & 2) turned.y = -turned.y;
-    return turned;
+    double cosine, sine;
+    sincospi((double)(int64_t)turns * 0x1p-63, &sine, &cosine);
+    return make_float2((float)cosine, (float)sine);
 }
 
 /* The factors of a launch's pairs, by all threads into shared memory. */

@@ -63,10 +63,9 @@ struct softmax_state {
     row_values max, sum; /* sum: of this thread's keys */
 };
 
-/* What weights are relative to, in units of log2(e). */
-INLINE float base_of(const softmax_state &state, const int i, float scale) {
-    return state.max[i] * scale - weight_bits;
-}
+/* What weights are relative to under a row's maximum, in units of log2(e). Whoever needs it takes it
+ * from here: it is rounded, which does no harm as long as it is rounded alike. */
+INLINE float base_of(float max, float scale) { return fmaf(max, scale, -weight_bits); }
 
 INLINE void clear(softmax_state &state, out_block &o) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
@@ -107,7 +106,7 @@ INLINE void raise_maxima(const score_block &s, softmax_state &state, out_block &
     if (!__any_sync(~0u, raised)) return;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         float new_max = quad_max(fmaxf(largest[i], state.max[i]));
-        float factor = power_of_two((state.max[i] - new_max) * scale);
+        float factor = power_of_two(base_of(state.max[i], scale) - base_of(new_max, scale));
         if (state.max[i] == new_max) factor = 1; /* both may be -inf */
         state.max[i] = new_max;
         state.sum[i] *= factor;
@@ -122,11 +121,11 @@ INLINE void raise_maxima(const score_block &s, softmax_state &state, out_block &
 INLINE void weigh(score_block &s, softmax_state &state, float scale, const int begin,
                   const int end) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        float shift = state.max[i] == MINUS_INFINITY ? 0 : weight_bits - state.max[i] * scale;
+        float base = state.max[i] == MINUS_INFINITY ? 0 : base_of(state.max[i], scale);
         UNROLL for (int n = begin; n < end; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float &x = s[i / 2][n][i % 2 * 2 + c];
-                x = power_of_two(fmaf(x, scale, shift));
+                x = power_of_two(fmaf(x, scale, -base));
                 state.sum[i] += x;
             }
     }
