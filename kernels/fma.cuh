@@ -56,6 +56,8 @@ INLINE void share_weights(const score_block &s, uint32_t p) {
         }
 }
 
+/* Four keys are summed before O takes them: weights that fall from block to block, as blocks go from
+ * the last key to the first, would each be rounded to a large O. */
 template <class function>
 INLINE void multiply_values(out_block &o, const score_block &, uint32_t p, uint32_t v,
                             function beside) {
@@ -64,19 +66,23 @@ INLINE void multiply_values(out_block &o, const score_block &, uint32_t p, uint3
         float4 left[tile::row_states];
         UNROLL for (int i = 0; i < tile::row_states; i++)
             left[i] = shared_floats(chunk_at(p, row_in_tile(i), chunk, layout::p_chunks));
-        UNROLL for (int j = 0; j < 4; j++)
-            UNROLL for (int n = 0; n < tile::column_parts; n++) {
-                if (!has_part(n)) break;
-                uint32_t at = column_pair_at(v, chunk * 4 + j, out_part(n), layout::v_chunks);
-                float right[2] = {shared_f32(at), shared_f32(at + 4)};
-                UNROLL for (int i = 0; i < tile::row_states; i++) {
-                    float weight = j == 0 ? left[i].x : j == 1 ? left[i].y
-                                 : j == 2 ? left[i].z : left[i].w;
-                    float *sum = &o[i / 2][n][i % 2 * 2];
-                    sum[0] = fmaf(weight, right[0], sum[0]);
-                    sum[1] = fmaf(weight, right[1], sum[1]);
+        UNROLL for (int n = 0; n < tile::column_parts; n++) {
+            if (!has_part(n)) break;
+            UNROLL for (int c = 0; c < 2; c++) {
+                float sum[tile::row_states] = {};
+                UNROLL for (int j = 0; j < 4; j++) {
+                    float right = shared_f32(column_pair_at(v, chunk * 4 + j, out_part(n),
+                                                            layout::v_chunks) + 4 * c);
+                    UNROLL for (int i = 0; i < tile::row_states; i++) {
+                        float weight = j == 0 ? left[i].x : j == 1 ? left[i].y
+                                     : j == 2 ? left[i].z : left[i].w;
+                        sum[i] = fmaf(weight, right, sum[i]);
+                    }
                 }
+                UNROLL for (int i = 0; i < tile::row_states; i++)
+                    o[i / 2][n][i % 2 * 2 + c] += sum[i];
             }
+        }
     }
 }
 

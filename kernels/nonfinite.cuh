@@ -67,7 +67,7 @@ INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, ui
                 float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
                 if (value == 0) continue;
                 UNROLL for (int i = 0; i < tile::row_states; i++)
-                    if (noted(memory, row_in_tile(i)) >> j & 1)
+                    if (noted(memory, row_in_tile(i), j / 64) >> j % 64 & 1)
                         o[i / 2][n][i % 2 * 2 + c] += value;
             }
     }

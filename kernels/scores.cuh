@@ -7,15 +7,16 @@
 
 /* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block of
  * keys that is worked on which it sees. */
-INLINE uint32_t row_facts(uint32_t memory, int row) { return memory + layout::rows + row * 16; }
+INLINE uint32_t row_facts(uint32_t memory, int row) { return memory + layout::rows + row * layout::row_bytes; }
 
-INLINE void note(uint32_t memory, int row, uint64_t fact) {
-    set_shared_i32(row_facts(memory, row) + 8, (uint32_t)fact);
-    set_shared_i32(row_facts(memory, row) + 12, (uint32_t)(fact >> 32));
+INLINE void note(uint32_t memory, int row, int word, uint64_t fact) {
+    uint32_t at = row_facts(memory, row) + 8 + 8 * word;
+    set_shared_i32(at, (uint32_t)fact);
+    set_shared_i32(at + 4, (uint32_t)(fact >> 32));
 }
-INLINE uint64_t noted(uint32_t memory, int row) {
-    uint32_t facts = row_facts(memory, row);
-    return (uint32_t)shared_i32(facts + 8) | (uint64_t)(uint32_t)shared_i32(facts + 12) << 32;
+INLINE uint64_t noted(uint32_t memory, int row, int word) {
+    uint32_t at = row_facts(memory, row) + 8 + 8 * word;
+    return (uint32_t)shared_i32(at) | (uint64_t)(uint32_t)shared_i32(at + 4) << 32;
 }
 
 INLINE void note_rows(const forward_args &a, const work &w, uint32_t memory) {
@@ -52,8 +53,9 @@ INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, 
 INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
     _Pragma("unroll 1") for (int row = thread_id(); row < tile::block_rows; row += tile::threads) {
         int position = shared_i32(row_facts(memory, row));
-        uint64_t seen = visible_keys(a, w.b, w.seq.seqlen_k, position, first_key);
-        note(memory, row, seen);
+        UNROLL for (int word = 0; word < tile::seen_words; word++)
+            note(memory, row, word,
+                 visible_keys(a, w.b, w.seq.seqlen_k, position, first_key + 64 * word));
     }
 }
 
@@ -61,8 +63,12 @@ INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, 
 INLINE void mask_scores(score_block &s, uint32_t memory) {
     const int first = column_warp() * tile::warp_keys + lane_id() % 4 * 2;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        uint64_t seen = noted(memory, row_in_tile(i)) >> first;
-        uint32_t half[2] = {(uint32_t)seen, (uint32_t)(seen >> 32)};
+        uint32_t half[2 * tile::seen_words];
+        UNROLL for (int word = 0; word < tile::seen_words; word++) {
+            uint64_t seen = noted(memory, row_in_tile(i), word) >> first;
+            half[2 * word] = (uint32_t)seen;
+            half[2 * word + 1] = (uint32_t)(seen >> 32);
+        }
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 2; c++)
                 if (!(half[n / 4] >> (n % 4 * 8 + c) & 1))

@@ -33,10 +33,11 @@ constexpr int row_states = 2 * row_parts; /* rows that a thread holds pieces of 
 
 constexpr bool shares_p = column_warps > 1 || spec::full; /* P goes through shared memory */
 /* Short rows of Q stay in registers, where those of two thread blocks suffice. */
-constexpr bool keeps_q = !shares_p && head_dim <= 64 && blocks <= 2;
+constexpr bool keeps_q = !shares_p && head_dim <= 64 && blocks <= 2 && block_keys <= 96;
 static_assert(warp_keys % 16 == 0 || warp_keys == 8, "Q K^T takes 16 keys at a time");
 static_assert(block_keys % 16 == 0, "P V takes 16 keys at a time");
-static_assert(block_keys <= 64, "the keys that a row sees are bits of 64");
+constexpr int seen_words = (block_keys + 63) / 64; /* the keys that a row sees, as bits of 64 */
+static_assert(seen_words == 1 || column_warps == 1, "a group's warps share one word");
 } // namespace tile
 
 /* What a thread holds: element [m][n][c] of an accumulator is row 16 * m + 8 * (c / 2) + lane / 4 of

@@ -93,7 +93,7 @@ static int32_t shared_bytes(const spec *s, const spec_tile *t) {
     int32_t bytes = t->block_rows * q_row + t->slots * t->block_keys * most(q_row, v_row);
     if (shares_p) bytes += t->block_rows * t->block_keys * size * s->p_parts;
     if (t->column_warps > 1) bytes += t->block_rows * t->column_warps * 4;
-    bytes += t->block_rows * 16 + 112;
+    bytes += t->block_rows * (8 + (t->block_keys + 63) / 64 * 8) + 112;
     if (s->paged) bytes += (t->slots / 2 + 1) * t->block_keys * 4;
     return bytes;
 }
