@@ -35,7 +35,6 @@ enum { DAMAGE_NONE = STAGE_LAYER_0 };
 static const settings DEFAULTS = {
     .seed = 1,
     .samples = 16,
-    .samples_min = 3,
     .edges = {11, {0, 200, 500, 1000, 2000, 4000, 8000, 12000, 16000, 20000, 25000}},
     .variants = "exact,f32,bf16",
     .damage = DAMAGE_NONE,
@@ -106,14 +105,16 @@ static int parse(settings *s, int argc, char **argv) {
         {"--max-tokens", OPTION_INT, &s->max_tokens, "cut the bands here; 0: do not", 0, 1 << 24},
         {"--samples", OPTION_INT, &s->samples,
          "samples of a band up to 2000 tokens; longer bands get fewer in proportion", 1, 10000},
-        {"--samples-min", OPTION_INT, &s->samples_min, "but no fewer than this", 1, 10000},
+        {"--samples-min", OPTION_INT, &s->samples_min,
+         "but no fewer than this; 0: 3 on the CPU, 1 on a GPU", 0, 10000},
         {"--variants", OPTION_TEXT, &s->variants, "rotary angles: exact, f32, bf16"},
         {"--inject", OPTION_CHOICE, &s->damage,
          "degrade this stage of the first layer in every variant: the verdict should name it",
          .choices = {"embedding", "q_proj", "k_proj", "v_proj", "rotary_q", "rotary_k", "attention",
                      "none"}},
         {"--seed", OPTION_INT, &s->seed, "weights and tokens", 0, 9.2e18},
-        {"--device", OPTION_CHOICE, &s->device, "where the variants run", .choices = {"cpu"}},
+        {"--device", OPTION_CHOICE, &s->device, "where the decoder runs",
+         .choices = {"cpu", "cuda"}},
         {"--json", OPTION_FLAG, &s->json, "one JSON object"},
         {0},
     };
@@ -128,7 +129,8 @@ static int parse(settings *s, int argc, char **argv) {
         "  tallow divergence\n"
         "  tallow divergence --json --max-tokens 4000 --samples 4\n"
         "  tallow divergence --variants exact --inject v_proj --max-tokens 2000\n"
-        "  tallow divergence --preset qwen2.5-3b --bands 0,200,500,1000 --samples 2\n",
+        "  tallow divergence --preset qwen2.5-3b --bands 0,200,500,1000 --samples 2\n"
+        "  tallow divergence --preset qwen2.5-3b --device cuda\n",
         options};
     /* The first pass finds the preset, the second puts the other flags on top of it. */
     *g = PRESETS[s->preset];
@@ -137,6 +139,7 @@ static int parse(settings *s, int argc, char **argv) {
     *g = PRESETS[s->preset];
     options_parse(&help, argc, argv);
     g->seed = (uint64_t)s->seed;
+    if (!s->samples_min) s->samples_min = s->device == TALLOW_DEVICE_CUDA ? 1 : 3;
     code = parse_variants(s);
     return code == OPTIONS_OK ? check(s) : code;
 }
@@ -243,6 +246,10 @@ static divergence_report summarise(const measurement *m) {
 
 static const char *prepare(measurement *m) {
     const settings *s = m->s;
+    const char *why;
+    const operations *op =
+        s->device == TALLOW_DEVICE_CUDA ? operations_cuda(&why) : operations_cpu();
+    if (!op) return why;
     if (!bands_init(&m->bands, s->edges.count, s->edges.item, s->max_tokens, s->samples,
                     s->samples_min, s->g.seed)) {
         return "out of memory";
@@ -252,9 +259,10 @@ static const char *prepare(measurement *m) {
         int64_t tokens = document_tokens(&m->bands, i);
         if (tokens > longest) longest = tokens;
     }
-    m->d = decoder_new(&s->g, longest, s->wanted);
+    m->d = decoder_new(op, &s->g, longest, s->wanted);
     m->mean = calloc((size_t)(RUNS * s->g.hidden), sizeof *m->mean);
-    return m->d && m->mean ? NULL : "out of memory";
+    if (m->d && m->mean) return NULL;
+    return op->error() ? op->error() : "out of memory";
 }
 
 int divergence_main(int argc, char **argv) {

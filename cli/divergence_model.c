@@ -4,15 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "divergence_math.h"
-#include "tallow.h"
+enum { MAX_BLOCKS = 24 };
 
-enum { MAX_BLOCKS = 24, MLP_ROWS = 1024 }; /* MLP_ROWS: tokens that are in the MLP at once */
-
-static const double NORM_EPSILON = 1e-6;
 static const char OUT_OF_MEMORY[] = "out of memory";
 
+/* Memory is the device's, so only the operations may look into it. */
 struct decoder {
+    const operations *op;
     geometry g;
     bool wanted[RUNS];
     layer_weights w;
@@ -20,7 +18,7 @@ struct decoder {
     float *normed;                      /* (tokens, hidden) */
     float *qkv;                         /* (tokens, heads + 2 heads_kv, head_dim) */
     float *attended;                    /* (tokens, heads, head_dim) */
-    float *gate_up, *mlp;               /* (MLP_ROWS, 2 intermediate), (MLP_ROWS, intermediate) */
+    float *gate_up, *mlp;               /* (mlp_rows, 2 intermediate), (mlp_rows, intermediate) */
     uint16_t *qkv_bf16, *attended_bf16; /* the same in bf16: what the library reads and writes */
     float *cos_f32, *sin_f32;           /* (tokens, head_dim / 2) */
     uint16_t *cos_bf16, *sin_bf16;
@@ -30,15 +28,20 @@ struct decoder {
 
 /* Memory that decoder_free returns; null when there is none left. */
 static void *take(decoder *d, int64_t count, size_t size) {
-    void *block = calloc((size_t)count, size);
+    void *block = d->op->take((size_t)count * size);
     d->blocks[d->block_count++] = block;
     return block;
+}
+
+/* Tokens that are in the MLP at once. */
+static int64_t mlp_rows_of(const decoder *d, int64_t tokens) {
+    return tokens < d->op->mlp_rows ? tokens : d->op->mlp_rows;
 }
 
 static bool take_all(decoder *d, int64_t tokens) {
     const geometry *g = &d->g;
     int64_t width = geometry_qkv_width(g), attended = g->heads * g->head_dim,
-            half = g->head_dim / 2;
+            half = g->head_dim / 2, mlp_rows = mlp_rows_of(d, tokens);
     d->w.qkv = take(d, g->hidden * width, sizeof(float));
     d->w.qkv_bias = take(d, width, sizeof(float));
     d->w.out = take(d, attended * g->hidden, sizeof(float));
@@ -50,8 +53,8 @@ static bool take_all(decoder *d, int64_t tokens) {
     d->normed = take(d, tokens * g->hidden, sizeof(float));
     d->qkv = take(d, tokens * width, sizeof(float));
     d->attended = take(d, tokens * attended, sizeof(float));
-    d->gate_up = take(d, MLP_ROWS * 2 * g->intermediate, sizeof(float));
-    d->mlp = take(d, MLP_ROWS * g->intermediate, sizeof(float));
+    d->gate_up = take(d, mlp_rows * 2 * g->intermediate, sizeof(float));
+    d->mlp = take(d, mlp_rows * g->intermediate, sizeof(float));
     d->qkv_bf16 = take(d, tokens * width, sizeof(uint16_t));
     d->attended_bf16 = take(d, tokens * attended, sizeof(uint16_t));
     d->cos_f32 = take(d, tokens * half, sizeof(float));
@@ -65,104 +68,58 @@ static bool take_all(decoder *d, int64_t tokens) {
 }
 
 /* The two ways to lose an angle: the product in f32, and everything in bf16. */
-static void fill_tables(decoder *d, int64_t tokens) {
-    int64_t half = d->g.head_dim / 2;
+static void fill_tables(const geometry *g, int64_t tokens, float *f32[2], uint16_t *bf16[2]) {
+    int64_t half = g->head_dim / 2;
 #pragma omp parallel for schedule(static)
     for (int64_t position = 0; position < tokens; position++) {
         for (int64_t i = 0; i < half; i++) {
-            float inv_freq = (float)pow(d->g.theta, -(double)i / (double)half);
+            float inv_freq = (float)pow(g->theta, -(double)i / (double)half);
             float angle = (float)position * inv_freq;
             float angle_bf16 = bf16_round(bf16_round((float)position) * bf16_round(inv_freq));
             int64_t at = position * half + i;
-            d->cos_f32[at] = cosf(angle);
-            d->sin_f32[at] = sinf(angle);
-            d->cos_bf16[at] = bf16_from_float(cosf(angle_bf16));
-            d->sin_bf16[at] = bf16_from_float(sinf(angle_bf16));
+            f32[0][at] = cosf(angle);
+            f32[1][at] = sinf(angle);
+            bf16[0][at] = bf16_from_float(cosf(angle_bf16));
+            bf16[1][at] = bf16_from_float(sinf(angle_bf16));
         }
     }
 }
 
-decoder *decoder_new(const geometry *g, int64_t max_tokens, const bool wanted[RUNS]) {
+static bool put_tables(decoder *d, int64_t tokens) {
+    size_t count = (size_t)(tokens * d->g.head_dim / 2);
+    float *f32 = malloc(2 * count * sizeof *f32);
+    uint16_t *bf16 = malloc(2 * count * sizeof *bf16);
+    bool ready = f32 && bf16;
+    if (ready) {
+        fill_tables(&d->g, tokens, (float *[]){f32, f32 + count},
+                    (uint16_t *[]){bf16, bf16 + count});
+        d->op->put(d->cos_f32, f32, count * sizeof *f32);
+        d->op->put(d->sin_f32, f32 + count, count * sizeof *f32);
+        d->op->put(d->cos_bf16, bf16, count * sizeof *bf16);
+        d->op->put(d->sin_bf16, bf16 + count, count * sizeof *bf16);
+    }
+    free(f32);
+    free(bf16);
+    return ready;
+}
+
+decoder *decoder_new(const operations *op, const geometry *g, int64_t max_tokens,
+                     const bool wanted[RUNS]) {
     decoder *d = calloc(1, sizeof *d);
     if (!d) return NULL;
+    d->op = op;
     d->g = *g;
     memcpy(d->wanted, wanted, sizeof d->wanted);
     d->wanted[RUN_REFERENCE] = true;
-    if (!take_all(d, max_tokens)) {
-        decoder_free(d);
-        return NULL;
-    }
-    fill_tables(d, max_tokens);
-    return d;
+    if (take_all(d, max_tokens) && put_tables(d, max_tokens)) return d;
+    decoder_free(d);
+    return NULL;
 }
 
 void decoder_free(decoder *d) {
     if (!d) return;
-    for (int i = 0; i < d->block_count; i++) free(d->blocks[i]);
+    for (int i = 0; i < d->block_count; i++) d->op->give(d->blocks[i]);
     free(d);
-}
-
-/* What an engine whose activations are bf16 does after every step; the reference keeps f32. */
-static void round_activations(run_kind run, int64_t count, float *x) {
-    if (run == RUN_REFERENCE) return;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i++) x[i] = bf16_round(x[i]);
-}
-
-static void to_bf16(int64_t count, const float *x, uint16_t *y) {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i++) y[i] = bf16_from_float(x[i]);
-}
-
-static void from_bf16(int64_t count, const uint16_t *x, float *y) {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i++) y[i] = bf16_to_float(x[i]);
-}
-
-static void add(run_kind run, int64_t count, const float *x, float *sum) {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i++) sum[i] += x[i];
-    round_activations(run, count, sum);
-}
-
-static void rms_norm(run_kind run, int64_t rows, int64_t width, const float *x, float *y) {
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        double squares = 0;
-        for (int64_t i = 0; i < width; i++)
-            squares += (double)x[row * width + i] * x[row * width + i];
-        float scale = (float)(1 / sqrt(squares / (double)width + NORM_EPSILON));
-        for (int64_t i = 0; i < width; i++) y[row * width + i] = x[row * width + i] * scale;
-    }
-    round_activations(run, rows * width, y);
-}
-
-static void embed(decoder *d, run_kind run, uint64_t document, int64_t tokens) {
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < tokens; t++) {
-        weights_embedding(&d->g, weights_token(&d->g, document, t),
-                          d->hidden[run] + t * d->g.hidden);
-    }
-}
-
-/* Angles in f64, formed and applied. Positions are below 2^24 and angles at most that, so f64
- * leaves them 2^-29 exact. */
-static void rotate_reference(decoder *d, int64_t tokens) {
-    const geometry *g = &d->g;
-    int64_t half = g->head_dim / 2, heads = g->heads + g->heads_kv, width = geometry_qkv_width(g);
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < tokens; t++) {
-        for (int64_t i = 0; i < half; i++) {
-            double angle = (double)t * pow(g->theta, -(double)i / (double)half);
-            double cosine = cos(angle), sine = sin(angle);
-            for (int64_t head = 0; head < heads; head++) {
-                float *x = d->qkv + t * width + head * g->head_dim + i;
-                double a = x[0], b = x[half];
-                x[0] = (float)(a * cosine - b * sine);
-                x[half] = (float)(b * cosine + a * sine);
-            }
-        }
-    }
 }
 
 /* `heads` heads of qkv_bf16 from head `first` on, as (1, tokens, heads, head_dim). */
@@ -182,8 +139,10 @@ static tallow_tensor table_of(decoder *d, int64_t tokens, void *data, tallow_dty
 /* q and k lie side by side, so one call turns both. */
 static bool rotate_variant(decoder *d, run_kind run, int64_t tokens) {
     tallow_tensor qk = heads_of(d, tokens, 0, d->g.heads + d->g.heads_kv);
-    tallow_rotary_params params = {
-        .x = qk, .out = qk, .rotary = {.rotary_dim = d->g.head_dim}, .device = TALLOW_DEVICE_CPU};
+    tallow_rotary_params params = {.x = qk,
+                                   .out = qk,
+                                   .rotary = {.rotary_dim = d->g.head_dim},
+                                   .device = (int32_t)d->op->device};
     if (run == RUN_EXACT) {
         params.rotary.theta = d->g.theta;
     } else if (run == RUN_F32) {
@@ -194,19 +153,19 @@ static bool rotate_variant(decoder *d, run_kind run, int64_t tokens) {
         params.rotary.sin = table_of(d, tokens, d->sin_bf16, TALLOW_BF16);
     }
     int64_t count = tokens * geometry_qkv_width(&d->g);
-    to_bf16(count, d->qkv, d->qkv_bf16);
+    d->op->to_bf16(count, d->qkv, d->qkv_bf16);
     if (tallow_rotary(&params, sizeof params) != TALLOW_OK) return false;
-    from_bf16(count, d->qkv_bf16, d->qkv);
+    d->op->from_bf16(count, d->qkv_bf16, d->qkv);
     return true;
 }
 
 static const char *rotate(decoder *d, run_kind run, int64_t tokens) {
     if (run != RUN_REFERENCE) return rotate_variant(d, run, tokens) ? NULL : tallow_last_error();
-    rotate_reference(d, tokens);
+    d->op->rotate(&d->g, tokens, d->qkv);
     return NULL;
 }
 
-static bool attend_reference(decoder *d, int64_t tokens) {
+static void attend_reference(decoder *d, int64_t tokens) {
     const geometry *g = &d->g;
     const float *k = d->qkv + g->heads * g->head_dim, *v = k + g->heads_kv * g->head_dim;
     attention_f64 a = {.tokens = tokens,
@@ -219,7 +178,7 @@ static bool attend_reference(decoder *d, int64_t tokens) {
                        .k = k,
                        .v = v,
                        .out = d->attended};
-    return math_attention(&a);
+    d->op->attend(&a);
 }
 
 static bool attend_variant(decoder *d, int64_t tokens) {
@@ -234,83 +193,90 @@ static bool attend_variant(decoder *d, int64_t tokens) {
         .mask = TALLOW_MASK_WINDOW,
         .window_left = g->window - 1,
         .window_right = 0,
-        .device = TALLOW_DEVICE_CPU,
+        .device = (int32_t)d->op->device,
     };
-    to_bf16(tokens * geometry_qkv_width(g), d->qkv, d->qkv_bf16);
+    size_t bytes;
+    if (tallow_attention_workspace(&params, sizeof params, &bytes) != TALLOW_OK) return false;
+    params.workspace = d->op->scratch(bytes);
+    params.workspace_size = params.workspace ? bytes : 0;
+    d->op->to_bf16(tokens * geometry_qkv_width(g), d->qkv, d->qkv_bf16);
     if (tallow_attention(&params, sizeof params) != TALLOW_OK) return false;
-    from_bf16(tokens * g->heads * g->head_dim, d->attended_bf16, d->attended);
+    d->op->from_bf16(tokens * g->heads * g->head_dim, d->attended_bf16, d->attended);
     return true;
 }
 
 static const char *attend(decoder *d, run_kind run, int64_t tokens) {
-    if (run == RUN_REFERENCE) return attend_reference(d, tokens) ? NULL : OUT_OF_MEMORY;
-    return attend_variant(d, tokens) ? NULL : tallow_last_error();
+    if (run != RUN_REFERENCE) return attend_variant(d, tokens) ? NULL : tallow_last_error();
+    attend_reference(d, tokens);
+    return NULL;
 }
 
-/* Shows a part of qkv to the stage table: `heads` heads from head `first` on. */
-static bool qkv_done(decoder *d, stage_table *stages, run_kind run, stage s, int64_t tokens,
+/* Shows the output of a stage to the table, and puts it back if the table has degraded it. Without
+ * a table there is nothing to do. */
+static bool show(decoder *d, stage_table *stages, run_kind run, stage s, int64_t rows,
+                 int64_t width, int64_t stride, float *output) {
+    if (!stages) return true;
+    size_t size = (size_t)((rows - 1) * stride + width) * sizeof(float);
+    float *host = malloc(size);
+    if (!host) return false;
+    d->op->get(host, output, size);
+    bool kept = stage_done(stages, run, s, rows, width, stride, host);
+    if (stages->damaged == s && run != RUN_REFERENCE) d->op->put(output, host, size);
+    free(host);
+    return kept;
+}
+
+/* The same of a part of qkv: `heads` heads from head `first` on. */
+static bool show_qkv(decoder *d, stage_table *stages, run_kind run, stage s, int64_t tokens,
                      int64_t first, int64_t heads) {
-    return stage_done(stages, run, s, tokens, heads * d->g.head_dim, geometry_qkv_width(&d->g),
-                      d->qkv + first * d->g.head_dim);
+    return show(d, stages, run, s, tokens, heads * d->g.head_dim, geometry_qkv_width(&d->g),
+                d->qkv + first * d->g.head_dim);
 }
 
 /* norm, projections, rotary, attention, output projection, residual */
 static const char *attention_block(decoder *d, run_kind run, int64_t tokens, stage_table *stages) {
     const geometry *g = &d->g;
+    const operations *op = d->op;
+    const bool round = run != RUN_REFERENCE;
     int64_t width = geometry_qkv_width(g), heads = g->heads, heads_kv = g->heads_kv;
-    const char *error;
-    rms_norm(run, tokens, g->hidden, d->hidden[run], d->normed);
-    math_product(tokens, g->hidden, width, d->normed, d->w.qkv, d->w.qkv_bias, d->qkv);
-    round_activations(run, tokens * width, d->qkv);
-    if (stages && !(qkv_done(d, stages, run, STAGE_Q_PROJ, tokens, 0, heads) &&
-                    qkv_done(d, stages, run, STAGE_K_PROJ, tokens, heads, heads_kv) &&
-                    qkv_done(d, stages, run, STAGE_V_PROJ, tokens, heads + heads_kv, heads_kv))) {
-        return OUT_OF_MEMORY;
-    }
-    if ((error = rotate(d, run, tokens))) return error;
-    if (stages && !(qkv_done(d, stages, run, STAGE_ROTARY_Q, tokens, 0, heads) &&
-                    qkv_done(d, stages, run, STAGE_ROTARY_K, tokens, heads, heads_kv))) {
-        return OUT_OF_MEMORY;
-    }
-    if ((error = attend(d, run, tokens))) return error;
     int64_t attended = heads * g->head_dim;
-    if (stages &&
-        !stage_done(stages, run, STAGE_ATTENTION, tokens, attended, attended, d->attended)) {
+    const char *error;
+    op->rms_norm(round, tokens, g->hidden, d->hidden[run], d->normed);
+    op->project(
+        &(projection){round, tokens, g->hidden, width, d->normed, d->w.qkv, d->w.qkv_bias, d->qkv});
+    if (!show_qkv(d, stages, run, STAGE_Q_PROJ, tokens, 0, heads) ||
+        !show_qkv(d, stages, run, STAGE_K_PROJ, tokens, heads, heads_kv) ||
+        !show_qkv(d, stages, run, STAGE_V_PROJ, tokens, heads + heads_kv, heads_kv))
         return OUT_OF_MEMORY;
-    }
-    math_product(tokens, attended, g->hidden, d->attended, d->w.out, NULL, d->normed);
-    round_activations(run, tokens * g->hidden, d->normed);
-    add(run, tokens * g->hidden, d->normed, d->hidden[run]);
+    if ((error = rotate(d, run, tokens))) return error;
+    if (!show_qkv(d, stages, run, STAGE_ROTARY_Q, tokens, 0, heads) ||
+        !show_qkv(d, stages, run, STAGE_ROTARY_K, tokens, heads, heads_kv))
+        return OUT_OF_MEMORY;
+    if ((error = attend(d, run, tokens))) return error;
+    if (!show(d, stages, run, STAGE_ATTENTION, tokens, attended, attended, d->attended))
+        return OUT_OF_MEMORY;
+    op->project(
+        &(projection){round, tokens, attended, g->hidden, d->attended, d->w.out, NULL, d->normed});
+    op->add(round, tokens * g->hidden, d->normed, d->hidden[run]);
     return NULL;
-}
-
-/* mlp = silu(gate) * up */
-static void swiglu(run_kind run, int64_t rows, int64_t width, const float *gate_up, float *mlp) {
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        const float *gate = gate_up + row * 2 * width, *up = gate + width;
-        for (int64_t i = 0; i < width; i++) {
-            float silu = gate[i] / (1 + expf(-gate[i]));
-            mlp[row * width + i] = (run == RUN_REFERENCE ? silu : bf16_round(silu)) * up[i];
-        }
-    }
-    round_activations(run, rows * width, mlp);
 }
 
 /* norm, SwiGLU, residual */
 static void mlp_block(decoder *d, run_kind run, int64_t tokens) {
     const geometry *g = &d->g;
-    for (int64_t first = 0; first < tokens; first += MLP_ROWS) {
-        int64_t rows = tokens - first < MLP_ROWS ? tokens - first : MLP_ROWS;
+    const operations *op = d->op;
+    const bool round = run != RUN_REFERENCE;
+    const int64_t wide = g->intermediate, step = mlp_rows_of(d, tokens);
+    for (int64_t first = 0; first < tokens; first += step) {
+        int64_t rows = tokens - first < step ? tokens - first : step;
         float *hidden = d->hidden[run] + first * g->hidden;
-        rms_norm(run, rows, g->hidden, hidden, d->normed);
-        math_product(rows, g->hidden, 2 * g->intermediate, d->normed, d->w.gate_up, NULL,
-                     d->gate_up);
-        round_activations(run, rows * 2 * g->intermediate, d->gate_up);
-        swiglu(run, rows, g->intermediate, d->gate_up, d->mlp);
-        math_product(rows, g->intermediate, g->hidden, d->mlp, d->w.down, NULL, d->normed);
-        round_activations(run, rows * g->hidden, d->normed);
-        add(run, rows * g->hidden, d->normed, hidden);
+        op->rms_norm(round, rows, g->hidden, hidden, d->normed);
+        op->project(&(projection){round, rows, g->hidden, 2 * wide, d->normed, d->w.gate_up, NULL,
+                                  d->gate_up});
+        op->swiglu(round, rows, wide, d->gate_up, d->mlp);
+        op->project(
+            &(projection){round, rows, wide, g->hidden, d->mlp, d->w.down, NULL, d->normed});
+        op->add(round, rows * g->hidden, d->normed, hidden);
     }
 }
 
@@ -333,14 +299,14 @@ double decoder_operations(const decoder *d, int64_t tokens) {
 }
 
 static const char *run_layer(decoder *d, run_kind run, int64_t tokens, stage_table *stages) {
+    int64_t width = d->g.hidden;
     const char *error = attention_block(d, run, tokens, stages);
+    if (d->op->error()) return d->op->error(); /* what came first */
     if (error) return error;
     mlp_block(d, run, tokens);
-    int64_t width = d->g.hidden;
-    if (stages && !stage_done(stages, run, STAGE_LAYER_0, tokens, width, width, d->hidden[run])) {
+    if (!show(d, stages, run, STAGE_LAYER_0, tokens, width, width, d->hidden[run]))
         return OUT_OF_MEMORY;
-    }
-    return NULL;
+    return d->op->error();
 }
 
 const char *decoder_run(decoder *d, uint64_t document, int64_t tokens, stage_table *stages,
@@ -348,14 +314,12 @@ const char *decoder_run(decoder *d, uint64_t document, int64_t tokens, stage_tab
     int64_t width = d->g.hidden;
     for (int run = 0; run < RUNS; run++) {
         if (!d->wanted[run]) continue;
-        embed(d, (run_kind)run, document, tokens);
-        if (stages && !stage_done(stages, (run_kind)run, STAGE_EMBEDDING, tokens, width, width,
-                                  d->hidden[run])) {
+        d->op->embed(&d->g, document, tokens, d->hidden[run]);
+        if (!show(d, stages, (run_kind)run, STAGE_EMBEDDING, tokens, width, width, d->hidden[run]))
             return OUT_OF_MEMORY;
-        }
     }
     for (int64_t layer = 0; layer < d->g.layers; layer++) {
-        weights_layer(&d->g, layer, &d->w);
+        d->op->weights(&d->g, layer, &d->w);
         for (int run = 0; run < RUNS; run++) {
             if (!d->wanted[run]) continue;
             const char *error = run_layer(d, (run_kind)run, tokens, layer == 0 ? stages : NULL);
@@ -364,22 +328,12 @@ const char *decoder_run(decoder *d, uint64_t document, int64_t tokens, stage_tab
         }
     }
     for (int run = 0; run < RUNS; run++) {
-        if (d->wanted[run]) rms_norm((run_kind)run, tokens, width, d->hidden[run], d->hidden[run]);
+        if (!d->wanted[run]) continue;
+        d->op->rms_norm(run != RUN_REFERENCE, tokens, width, d->hidden[run], d->hidden[run]);
     }
-    return NULL;
+    return d->op->error();
 }
 
 void decoder_pool(const decoder *d, run_kind run, int64_t tokens, float *mean) {
-    enum { COLUMNS = 64 };
-    int64_t width = d->g.hidden;
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < width; first += COLUMNS) {
-        int64_t columns = width - first < COLUMNS ? width - first : COLUMNS;
-        double sums[COLUMNS] = {0};
-        for (int64_t t = 0; t < tokens; t++) {
-            const float *row = d->hidden[run] + t * width + first;
-            for (int64_t i = 0; i < columns; i++) sums[i] += row[i];
-        }
-        for (int64_t i = 0; i < columns; i++) mean[first + i] = (float)(sums[i] / (double)tokens);
-    }
+    d->op->pool(tokens, d->g.hidden, d->hidden[run], mean);
 }

@@ -6,14 +6,15 @@
 #ifndef DIVERGENCE_MODEL_H
 #define DIVERGENCE_MODEL_H
 
+#include "divergence_operations.h"
 #include "divergence_stages.h"
-#include "divergence_weights.h"
 
 typedef struct decoder decoder;
 
 /* A decoder for documents of at most `max_tokens`; `wanted` says which variants to run beside the
  * reference. Null: out of memory. */
-decoder *decoder_new(const geometry *g, int64_t max_tokens, const bool wanted[RUNS]);
+decoder *decoder_new(const operations *op, const geometry *g, int64_t max_tokens,
+                     const bool wanted[RUNS]);
 void decoder_free(decoder *d);
 
 /* Told after each layer of each run how many operations it took. */

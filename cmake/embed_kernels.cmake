@@ -1,5 +1,10 @@
-# Writes the sources in FILES as a C table to OUT, so that the library carries its kernels:
-#   cmake -DOUT=kernel_sources.c -DFILES=a.cu|b.cuh -P embed_kernels.cmake
+# Writes the sources in FILES as a C table to OUT, so that a program carries its kernels:
+#   cmake -DOUT=kernel_sources.c -DFILES=a.cu|b.cuh [-DTABLE=tallow_kernel_source]
+#         [-DHEADER=kernel_sources.h] -P embed_kernels.cmake
+if(NOT TABLE)
+  set(TABLE tallow_kernel_source)
+  set(HEADER kernel_sources.h)
+endif()
 string(REPLACE "|" ";" files "${FILES}")
 set(table)
 set(arrays)
@@ -13,6 +18,6 @@ foreach(file IN LISTS files)
   string(APPEND table "    {\"${name}\", text_${count}, sizeof text_${count} - 1},\n")
   math(EXPR count "${count} + 1")
 endforeach()
-file(WRITE ${OUT} "#include \"kernel_sources.h\"\n\n${arrays}
-const kernel_source tallow_kernel_sources[] = {\n${table}};
-const int tallow_kernel_source_count = ${count};\n")
+file(WRITE ${OUT} "#include \"${HEADER}\"\n\n${arrays}
+const kernel_source ${TABLE}s[] = {\n${table}};
+const int ${TABLE}_count = ${count};\n")

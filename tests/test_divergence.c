@@ -158,7 +158,7 @@ static void test_prefix(void) {
     enum { TOKENS = 40, PREFIX = 25, HIDDEN = 48 };
     geometry g = {2, HIDDEN, 4, 2, 16, 32, 100, 9, 1e4, 3};
     bool wanted[RUNS] = {[RUN_EXACT] = true, [RUN_BF16] = true};
-    decoder *d = decoder_new(&g, TOKENS, wanted);
+    decoder *d = decoder_new(operations_cpu(), &g, TOKENS, wanted);
     float whole[RUNS][HIDDEN], cut[RUNS][HIDDEN], first[HIDDEN];
     double done = 0, planned = decoder_operations(d, TOKENS) + decoder_operations(d, PREFIX);
     work_meter meter = {add_operations, &done};
