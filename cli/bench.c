@@ -2,8 +2,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda.h"
 #include "commands.h"
 #include "peaks.h"
+#include "samples.h"
 #include "shape.h"
 #include "workload.h"
 
@@ -11,7 +13,7 @@
  * today: one query of 8 heads per key head does 8 in bf16, a thousand queries do thousands. */
 static const double MEMORY_BOUND_INTENSITY = 16;
 
-enum { FEWEST_REPEATS = 3, MOST_REPEATS = 2000 };
+enum { FEWEST_REPEATS = 3 };
 
 /* The calls that have a name. */
 #define CASE(name, ...)
@@ -20,11 +22,6 @@ static const case_options NAMED[] = {
 #include "cases.def"
 };
 enum { NAMED_COUNT = sizeof NAMED / sizeof NAMED[0] };
-
-typedef struct {
-    double value[MOST_REPEATS];
-    int count;
-} samples;
 
 /* Runs of the call, and samples of the yardsticks taken between them. */
 typedef struct {
@@ -38,28 +35,14 @@ typedef struct {
     double seconds, gflops, gbytes, peak_gflops, read_gbytes, of_peak, of_read;
 } report;
 
-static void add_sample(samples *s, double value) {
-    if (s->count < MOST_REPEATS) s->value[s->count++] = value;
-}
-
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(samples *s) {
-    qsort(s->value, (size_t)s->count, sizeof *s->value, ascending);
-    return (s->value[(s->count - 1) / 2] + s->value[s->count / 2]) / 2;
-}
-
 /* Samples the yardsticks for about `seconds`. */
 static void measure_peaks(measurement *m, const attention_case *c, const workload *w, int threads,
                           double seconds) {
     double begin = seconds_now();
     do {
-        add_sample(&m->peak, c->o.dtype == TALLOW_BF16 ? peak_bf16(threads) : peak_f32(threads));
+        samples_add(&m->peak, c->o.dtype == TALLOW_BF16 ? peak_bf16(threads) : peak_f32(threads));
         peak_evict(threads);
-        add_sample(&m->read_seconds, peak_read(w->ranges, w->range_count, threads));
+        samples_add(&m->read_seconds, peak_read(w->ranges, w->range_count, threads));
     } while (seconds_now() - begin < seconds);
 }
 
@@ -69,7 +52,7 @@ static tallow_status measure(measurement *m, const attention_case *c, const work
                              int threads, double seconds) {
     tallow_status status = tallow_attention(&c->params, sizeof c->params); /* warms the code */
     double begin = seconds_now(), now = begin, last = 0;
-    while (!status && m->seconds.count < MOST_REPEATS &&
+    while (!status && m->seconds.count < MOST_SAMPLES &&
            (m->seconds.count < FEWEST_REPEATS || now - begin < seconds)) {
         measure_peaks(m, c, w, threads, last / 10);
         peak_evict(threads);
@@ -77,7 +60,7 @@ static tallow_status measure(measurement *m, const attention_case *c, const work
         status = tallow_attention(&c->params, sizeof c->params);
         now = seconds_now();
         last = now - start;
-        add_sample(&m->seconds, last);
+        samples_add(&m->seconds, last);
         progress("bench, seconds", (int64_t)(now - begin), (int64_t)seconds);
     }
     progress_end();
@@ -85,13 +68,13 @@ static tallow_status measure(measurement *m, const attention_case *c, const work
 }
 
 static void summarise(report *r, measurement *m, const attention_case *c, const workload *w) {
-    double read = median(&m->read_seconds);
+    double read = samples_median(&m->read_seconds);
     r->repeats = m->seconds.count;
-    r->seconds = median(&m->seconds);
+    r->seconds = samples_median(&m->seconds);
     r->gflops = w->flops / r->seconds * 1e-9;
     r->gbytes = w->bytes / r->seconds * 1e-9;
     r->bf16_peak = c->o.dtype == TALLOW_BF16 && peak_has_bf16();
-    r->peak_gflops = median(&m->peak) * 1e-9;
+    r->peak_gflops = samples_median(&m->peak) * 1e-9;
     r->read_gbytes = w->kv_bytes / read * 1e-9;
     r->of_peak = r->gflops / r->peak_gflops;
     r->of_read = read / r->seconds;
@@ -101,7 +84,7 @@ static void summarise(report *r, measurement *m, const attention_case *c, const 
 static void print_json(const case_options *o, const report *r) {
     json j = {0};
     json_open(&j, NULL, '{');
-    shape_json(o, &j);
+    shape_json(o, TALLOW_DEVICE_CPU, &j);
     json_string(&j, "level", r->level);
     json_integer(&j, "threads", r->threads);
     json_integer(&j, "repeats", r->repeats);
@@ -197,7 +180,8 @@ static int named_call(const char *name, const char *row, const shape *s, case_op
     for (int i = 0; i < NAMED_COUNT; i++) {
         if (strcmp(NAMED[i].name, row) != 0) continue;
         if (!shape_is_default(s)) {
-            return options_error(name, "--case says the shape: only --threads may change");
+            return options_error(name, "--case says the shape: only --device and --threads may "
+                                       "change");
         }
         *out = NAMED[i];
         out->threads = (int32_t)s->threads;
@@ -228,23 +212,22 @@ int bench_main(int argc, char **argv) {
         "Times one attention call on random normal data, and puts it beside what this machine can\n"
         "do at best, measured in the same run: multiply-adds in registers, and a plain read of "
         "the\n"
-        "same K and V. The caches are emptied before each run and each read.",
+        "same K and V. The caches are emptied before each run and each read. On a GPU: one call\n"
+        "after the other, beside a matrix product and a copy; and what a call costs the host.",
         "  tallow bench                                       bf16 causal prefill of 4096 tokens\n"
         "  tallow bench --seqlen 1 --seqlen-k 32k             decode\n"
         "  tallow bench --dtype f32 --head-dim 64 --json\n"
         "  tallow bench --mask window --window-left 1023 --seqlen 16k --threads 1\n"
-        "  tallow bench --case decode_paged\n",
+        "  tallow bench --case decode_paged\n"
+        "  tallow bench --case prefill_bf16 --device cuda\n",
         options};
     int code = options_parse(&help, argc, argv);
     if (code != OPTIONS_OK) return code;
     if (list) return print_names();
     code = shape_check(argv[0], &s);
     if (code != OPTIONS_OK) return code;
-    if (s.device != TALLOW_DEVICE_CPU) {
-        return options_error(argv[0], "--device is cuda, accepted: cpu, whose peaks it measures");
-    }
     code = row ? named_call(argv[0], row, &s, &o) : shaped_call(argv[0], &s, &o);
     if (code != OPTIONS_OK) return code;
     o.workspace = o.no_lse = true; /* the call allocates nothing, and gives what attention needs */
-    return run(argv[0], &o, seconds, as_json);
+    return (s.device == TALLOW_DEVICE_CUDA ? bench_cuda : run)(argv[0], &o, seconds, as_json);
 }

@@ -20,13 +20,9 @@ static bf16 to_bf16(float x) {
 static float from_bf16(bf16 x) { return __uint_as_float((unsigned)x << 16); }
 static float rounded(float x, int round) { return round ? from_bf16(to_bf16(x)) : x; }
 
-KERNEL narrow(i64 count, const float *x, bf16 *y) {
-    EACH(i, count) y[i] = to_bf16(x[i]);
-}
+KERNEL narrow(i64 count, const float *x, bf16 *y) { EACH(i, count) y[i] = to_bf16(x[i]); }
 
-KERNEL widen(i64 count, const bf16 *x, float *y) {
-    EACH(i, count) y[i] = from_bf16(x[i]);
-}
+KERNEL widen(i64 count, const bf16 *x, float *y) { EACH(i, count) y[i] = from_bf16(x[i]); }
 
 /* ---- weights ---- */
 

@@ -66,12 +66,11 @@ int shape_check(const char *name, const shape *s) {
 
 bool shape_is_default(const shape *s) {
     const shape *d = &DEFAULTS;
-    return s->device == d->device && s->dtype == d->dtype && s->mask == d->mask &&
-           s->precision == d->precision && s->batch == d->batch && s->seqlen == d->seqlen &&
-           s->seqlen_k == d->seqlen_k && s->heads == d->heads && s->heads_kv == d->heads_kv &&
-           s->head_dim == d->head_dim && s->head_dim_v == d->head_dim_v &&
-           s->window_left == d->window_left && s->window_right == d->window_right &&
-           s->splits == d->splits && s->softcap == d->softcap;
+    return s->dtype == d->dtype && s->mask == d->mask && s->precision == d->precision &&
+           s->batch == d->batch && s->seqlen == d->seqlen && s->seqlen_k == d->seqlen_k &&
+           s->heads == d->heads && s->heads_kv == d->heads_kv && s->head_dim == d->head_dim &&
+           s->head_dim_v == d->head_dim_v && s->window_left == d->window_left &&
+           s->window_right == d->window_right && s->splits == d->splits && s->softcap == d->softcap;
 }
 
 static int64_t keys(const shape *s) { return s->seqlen_k ? s->seqlen_k : s->seqlen; }
@@ -137,9 +136,9 @@ static int32_t longest(const int32_t *lengths, int32_t batch) {
     return most;
 }
 
-void shape_json(const case_options *o, json *j) {
+void shape_json(const case_options *o, tallow_device device, json *j) {
     json_string(j, "case", o->name);
-    json_string(j, "device", DEVICE_NAMES[TALLOW_DEVICE_CPU]);
+    json_string(j, "device", DEVICE_NAMES[device]);
     json_string(j, "dtype", dtype_name(o->dtype));
     json_integer(j, "batch", o->batch);
     json_integer(j, "seqlen", longest(o->lengths_q, o->batch));

@@ -22,7 +22,7 @@ void shape_options(shape *s, option *options);
 /* Checks the rules between flags; like options_parse. */
 int shape_check(const char *name, const shape *s);
 
-/* Whether all but the threads is as shape_options left it. */
+/* Whether all but the device and the threads is as shape_options left it. */
 bool shape_is_default(const shape *s);
 
 /* The call, without its data and with it. */
@@ -34,7 +34,7 @@ double shape_bytes(const shape *s);
 
 /* The call as members of an open JSON object, and as one line for people. Its options are filled
  * in. */
-void shape_json(const case_options *o, json *j);
+void shape_json(const case_options *o, tallow_device device, json *j);
 void shape_print(const case_options *o);
 
 #endif

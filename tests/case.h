@@ -140,6 +140,10 @@ void case_build_tensors(attention_case *c, const case_options *o, uint64_t seed)
 void case_build_random(attention_case *c, uint64_t seed, uint64_t index);
 void case_free(attention_case *c);
 
+/* The call with its tensors on a device: `copies` of the blocks, and a workspace. */
+tallow_status case_upload(const attention_case *c, const case_device *device,
+                          tallow_attention_params *p, uint8_t *copies[CASE_BLOCKS]);
+
 /* Puts the tensors back as built and calls; a null device is the CPU. */
 tallow_status case_run(attention_case *c, const case_device *device);
 void case_check(const attention_case *c, case_result *result);

@@ -106,26 +106,37 @@ static tallow_status run_on_cpu(attention_case *c) {
     return status;
 }
 
-static tallow_status run_on_device(const attention_case *c, const case_device *device) {
-    tallow_attention_params p = c->params;
-    uint8_t *copies[CASE_BLOCKS];
-    p.device = TALLOW_DEVICE_CUDA;
-    p.stream = device->stream;
-    tallow_status status = tallow_attention_workspace(&p, sizeof p, &p.workspace_size);
+tallow_status case_upload(const attention_case *c, const case_device *device,
+                          tallow_attention_params *p, uint8_t *copies[CASE_BLOCKS]) {
+    *p = c->params;
+    p->device = TALLOW_DEVICE_CUDA;
+    p->stream = device->stream;
+    tallow_status status = tallow_attention_workspace(p, sizeof *p, &p->workspace_size);
     if (status != TALLOW_OK) return status;
-    void *scratch = calloc(p.workspace_size + 1, 1);
+    void *scratch = calloc(p->workspace_size + 1, 1);
     if (!scratch) abort();
-    p.workspace = device->upload(device->context, scratch, p.workspace_size + 1);
+    p->workspace = device->upload(device->context, scratch, p->workspace_size + 1);
+    free(scratch);
     for (int i = 0; i < c->block_count; i++)
         copies[i] = device->upload(device->context, c->blocks[i].memory, c->blocks[i].bytes);
     for (int i = 0; i < FIELD_COUNT; i++) {
-        tallow_tensor *t = field(&p, i);
+        tallow_tensor *t = field(p, i);
         int block = t->data ? block_of(c, t->data) : -1;
         if (block >= 0) t->data = copies[block] + ((uint8_t *)t->data - c->blocks[block].memory);
     }
+    return TALLOW_OK;
+}
+
+static tallow_status run_on_device(const attention_case *c, const case_device *device) {
+    tallow_attention_params p;
+    uint8_t *copies[CASE_BLOCKS];
+    tallow_status status = case_upload(c, device, &p, copies);
+    if (status != TALLOW_OK) return status;
     status = tallow_attention(&p, sizeof p);
     for (int i = 0; i < c->block_count; i++)
         device->download(device->context, c->blocks[i].memory, copies[i], c->blocks[i].bytes);
+    void *scratch = malloc(p.workspace_size + 1);
+    if (!scratch) abort();
     device->download(device->context, scratch, p.workspace, p.workspace_size + 1);
     free(scratch);
     return status;
