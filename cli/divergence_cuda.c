@@ -10,8 +10,17 @@ static const double NORM_EPSILON = 1e-6;
 #define KERNELS(F)                                                                                 \
     F(narrow)                                                                                      \
     F(widen)                                                                                       \
-    F(fill) F(embed) F(rms_norm) F(finish) F(add) F(swiglu) F(pool) F(rotate) F(split_heads)       \
-        F(softmax) F(join_heads)
+    F(fill)                                                                                        \
+    F(embed)                                                                                       \
+    F(rms_norm)                                                                                    \
+    F(finish)                                                                                      \
+    F(add)                                                                                         \
+    F(swiglu)                                                                                      \
+    F(pool)                                                                                        \
+    F(rotate)                                                                                      \
+    F(split_heads)                                                                                 \
+    F(softmax)                                                                                     \
+    F(join_heads)
 #define ENUMERATOR(name) KERNEL_##name,
 #define STRING(name)     #name,
 enum { KERNELS(ENUMERATOR) KERNEL_COUNT };

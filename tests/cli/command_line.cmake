@@ -80,6 +80,20 @@ endforeach()
 run(0 bench --json --seconds 0 --seqlen 1 --seqlen-k 512 --dtype f32 --mask none)
 member_is(memory bound)
 
+# On a GPU where there is one, else why not.
+execute_process(COMMAND ${TALLOW} bench --json --seconds 0 --device cuda --seqlen 64
+                RESULT_VARIABLE result OUTPUT_VARIABLE out ERROR_VARIABLE err)
+if(result EQUAL 0)
+  member_is(cuda device)
+  foreach(name IN ITEMS seconds_median host_microseconds gflops gbytes_per_second driver repeats
+          copy_gbytes_per_second)
+    member_is_positive(${name})
+  endforeach()
+  member_is(cuda kernel backend)
+elseif(NOT result EQUAL 1 OR NOT err MATCHES "libcuda|driver|NVRTC" OR NOT out STREQUAL "")
+  message(FATAL_ERROR "bench --device cuda: exit ${result}\n${out}\n${err}")
+endif()
+
 run(0 bench --list)
 if(NOT out MATCHES "(^|\n)decode_paged\n")
   message(FATAL_ERROR "bench --list: ${out}")
