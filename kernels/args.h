@@ -98,10 +98,10 @@ typedef struct {
     int32_t row_blocks; /* blocks of rows of the longest sequence */
     int32_t block_rows; /* of the forward kernel's tile: tallow_combine needs it told */
     int32_t block_keys;
-    int32_t split_blocks; /* a part has at least so many blocks of keys, if there are as many */
-    divisor splits;       /* most parts the keys of a tile are cut into */
-    divisor section;      /* (batch, key head) pairs worked on at a time; 1 to all of them */
-    divisor last_section; /* the pairs that are left for the last section */
+    int32_t split_blocks;  /* a part has at least so many blocks of keys, if there are as many */
+    divisor splits;        /* most parts the keys of a tile are cut into */
+    divisor section;       /* (batch, key head) pairs worked on at a time; 1 to all of them */
+    divisor last_section;  /* the pairs that are left for the last section */
     divisor section_tiles; /* section * row_blocks */
     int32_t head_dim_v;
     int32_t out_dtype; /* tallow_dtype */
