@@ -43,7 +43,7 @@ function(complaint file header out)
 endfunction()
 
 file(GLOB_RECURSE files RELATIVE ${root}
-     ${root}/include/*.h ${root}/src/*.[ch] ${root}/kernels/*.* ${root}/cli/*.[ch]
+     ${root}/include/*.h ${root}/src/*.[ch] ${root}/kernels/*.* ${root}/cli/*.[ch] ${root}/compat/*.[ch]
      ${root}/tests/*.[ch] ${root}/src/*.def ${root}/tests/*.def)
 set(complaints)
 foreach(file IN LISTS files)

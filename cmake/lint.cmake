@@ -5,7 +5,7 @@ set(check_includes ${CMAKE_COMMAND} -P ${PROJECT_SOURCE_DIR}/cmake/check_include
 set(lint_style ${CMAKE_COMMAND} -E echo "clang-format is missing: style is not checked")
 if(CLANG_FORMAT)
   set(globs)
-  foreach(dir IN ITEMS bench cli include kernels src tests)
+  foreach(dir IN ITEMS bench cli compat include kernels src tests)
     list(APPEND globs ${PROJECT_SOURCE_DIR}/${dir}/*.c ${PROJECT_SOURCE_DIR}/${dir}/*.h)
   endforeach()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${globs})

@@ -10,6 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* CUmemPoolProps; what is left 0 is the default. */
+typedef struct {
+    int allocation, handles, location, ordinal;
+    void *security;
+    size_t most_bytes;
+    unsigned short usage;
+    unsigned char reserved[54];
+} pool_properties;
+
 /* The entries needed, as their documentation has them: a CUresult or nvrtcResult is an int whose 0
  * is success, a CUdevice an int, other handles are pointers. */
 #define DRIVER(F)                                                                                  \
@@ -32,7 +41,15 @@
     F(cuLibraryGetKernel, void **, void *, const char *)                                           \
     F(cuKernelGetFunction, void **, void *)                                                        \
     F(cuKernelSetAttribute, int, int, void *, int)                                                 \
-    F(cuLaunchKernelEx, const launch_config *, void *, void **, void **)
+    F(cuLaunchKernelEx, const launch_config *, void *, void **, void **)                           \
+    F(cuMemPoolCreate, void **, const pool_properties *)                                           \
+    F(cuMemPoolSetAttribute, void *, int, void *)                                                  \
+    F(cuMemPoolDestroy, void *)                                                                    \
+    F(cuMemAllocFromPoolAsync, unsigned long long *, size_t, void *, void *)                       \
+    F(cuMemFreeAsync, unsigned long long, void *)                                                  \
+    F(cuMemsetD2D16Async, unsigned long long, size_t, unsigned short, size_t, size_t, void *)      \
+    F(cuMemcpyDtoH_v2, void *, unsigned long long, size_t)                                         \
+    F(cuThreadExchangeStreamCaptureMode, int *)
 #define NVRTC(F)                                                                                   \
     F(nvrtcVersion, int *, int *)                                                                  \
     F(nvrtcGetNumSupportedArchs, int *)                                                            \
@@ -73,14 +90,16 @@ static const char *const nvrtc_names[] = {NVRTC(NAME)};
 /* CUdevice_attribute, CUfunction_attribute and CUpointer_attribute */
 enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES = 97 };
 enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9, DEVICE_ORDINAL = 9 };
-enum { PROGRAMMATIC_DEPENDENT = 6 }; /* CUlaunchAttributeID */
-enum { OUT_OF_MEMORY = 2 };          /* CUresult */
+enum { PROGRAMMATIC_DEPENDENT = 6 };                    /* CUlaunchAttributeID */
+enum { OUT_OF_MEMORY = 2 };                             /* CUresult */
+enum { PINNED = 1, DEVICE = 1, RELEASE_THRESHOLD = 4 }; /* of a CUmemPoolProps and its pool */
+enum { CAPTURE_RELAXED = 2 };                           /* CUstreamCaptureMode */
 
 typedef enum { UNKNOWN, PRESENT, MISSING } presence;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic(presence) driver_presence, nvrtc_presence;
 static cuda_facts facts; /* written once, under the lock */
-static void *primary[CUDA_MAX_GPUS];
+static void *primary[CUDA_MAX_GPUS], *pools[CUDA_MAX_GPUS];
 
 /* Fills a table of function pointers; the name of the first that the library lacks, or null. */
 static const char *fill_table(void *library, const char *const *names, size_t count, void *table) {
@@ -352,6 +371,69 @@ tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, co
         .count = shape.early,
     };
     return status_of(driver.cuLaunchKernelEx(&config, entry, list, NULL), "cuLaunchKernelEx");
+}
+
+/* ---- memory ---- */
+
+static const unsigned long long POOL_KEEPS = 64ull << 20; /* bytes that no call uses */
+
+/* The driver may be shutting down as well; then it frees them itself. */
+static void destroy_pools(void) {
+    for (int i = 0; i < CUDA_MAX_GPUS; i++)
+        if (pools[i]) driver.cuMemPoolDestroy(pools[i]);
+}
+
+static int create_pool(void **pool, int ordinal) {
+    const pool_properties properties = {
+        .allocation = PINNED, .location = DEVICE, .ordinal = ordinal};
+    unsigned long long keeps = POOL_KEEPS;
+    int error = driver.cuMemPoolCreate(pool, &properties);
+    if (!error) error = driver.cuMemPoolSetAttribute(*pool, RELEASE_THRESHOLD, &keeps);
+    return error;
+}
+
+/* Creating a pool is no work of the stream, so a capture need not forbid it. */
+static int find_pool(void **pool, int ordinal) {
+    static bool registered;
+    int error = 0, mode = CAPTURE_RELAXED;
+    pthread_mutex_lock(&lock);
+    if (!registered) registered = atexit(destroy_pools) == 0;
+    if (!pools[ordinal]) {
+        driver.cuThreadExchangeStreamCaptureMode(&mode);
+        error = create_pool(&pools[ordinal], ordinal);
+        if (error) pools[ordinal] = NULL;
+        driver.cuThreadExchangeStreamCaptureMode(&mode);
+    }
+    *pool = pools[ordinal];
+    pthread_mutex_unlock(&lock);
+    return error;
+}
+
+tallow_status tallow_cuda_allocate(void **memory, size_t bytes, const cuda_scope *scope,
+                                   void *stream) {
+    unsigned long long address = 0;
+    void *pool;
+    tallow_status status = status_of(find_pool(&pool, scope->gpu->ordinal), "cuMemPoolCreate");
+    if (!status)
+        status = status_of(driver.cuMemAllocFromPoolAsync(&address, bytes, pool, stream),
+                           "cuMemAllocFromPoolAsync");
+    *memory = (void *)(uintptr_t)address;
+    return status;
+}
+
+tallow_status tallow_cuda_free(void *memory, void *stream) {
+    return status_of(driver.cuMemFreeAsync((uintptr_t)memory, stream), "cuMemFreeAsync");
+}
+
+tallow_status tallow_cuda_fill(void *to, size_t pitch, uint16_t value, size_t columns, size_t rows,
+                               void *stream) {
+    if (columns == 0 || rows == 0) return TALLOW_OK;
+    return status_of(driver.cuMemsetD2D16Async((uintptr_t)to, pitch, value, columns, rows, stream),
+                     "cuMemsetD2D16Async");
+}
+
+tallow_status tallow_cuda_read(void *host, const void *from, size_t bytes) {
+    return status_of(driver.cuMemcpyDtoH_v2(host, (uintptr_t)from, bytes), "cuMemcpyDtoH");
 }
 
 /* ---- compiling ---- */

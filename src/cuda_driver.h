@@ -63,6 +63,22 @@ typedef struct {
 
 tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args);
 
+/* ---- memory ---- */
+
+/* Scratch on a GPU, there for the work that is put on the stream between the two calls; either may
+ * be captured. It comes from a pool of the library, which keeps a little between calls and is freed
+ * at exit. */
+tallow_status tallow_cuda_allocate(void **memory, size_t bytes, const cuda_scope *scope,
+                                   void *stream);
+tallow_status tallow_cuda_free(void *memory, void *stream);
+
+/* Writes one value to a matrix of 16-bit elements whose rows are `pitch` bytes apart. */
+tallow_status tallow_cuda_fill(void *to, size_t pitch, uint16_t value, size_t columns, size_t rows,
+                               void *stream);
+
+/* Waits for the bytes. */
+tallow_status tallow_cuda_read(void *host, const void *from, size_t bytes);
+
 /* ---- compiling ---- */
 
 /* Version of NVRTC as in cuda_facts; without one a status that says why. */

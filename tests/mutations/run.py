@@ -69,7 +69,8 @@ class Build:
     def __init__(self, tree, folder, wide):
         self.folder = folder
         command = ["cmake", "-S", tree, "-B", folder, "-DCMAKE_BUILD_TYPE=Release",
-                   "-DTALLOW_CLI=OFF", "-DTALLOW_INSTALL=OFF", "-DTALLOW_WERROR=OFF"]
+                   "-DTALLOW_CLI=OFF", "-DTALLOW_CANDLE=OFF", "-DTALLOW_INSTALL=OFF",
+                   "-DTALLOW_WERROR=OFF"]
         if not wide:
             command += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=any"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

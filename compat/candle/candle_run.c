@@ -1,0 +1,80 @@
+#define _POSIX_C_SOURCE 200809L
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "candle_call.h"
+#include "cuda_driver.h"
+
+/* The workspace is there from the call before to the call after in the order of the stream, so
+ * nothing waits for the GPU, and a capture of the stream takes it along. */
+static tallow_status attend(tallow_attention_params *p) {
+    cuda_scope scope;
+    size_t bytes = 0;
+    tallow_status status = tallow_cuda_enter(&scope, "q", p->q.data, p->stream);
+    if (status) return status;
+    status = tallow_attention_workspace(p, sizeof *p, &bytes);
+    if (!status && bytes) status = tallow_cuda_allocate(&p->workspace, bytes, &scope, p->stream);
+    if (!status) {
+        p->workspace_size = bytes;
+        status = tallow_attention(p, sizeof *p);
+        tallow_status freed = p->workspace ? tallow_cuda_free(p->workspace, p->stream) : TALLOW_OK;
+        if (!status) status = freed;
+    }
+    tallow_cuda_leave(&scope);
+    return status;
+}
+
+static bool has_rows(const candle_call *c) {
+    return c->b && c->h && c->seqlen_q && !(c->cu_seqlens_q && c->total_q == 0);
+}
+
+/* ---- failure ---- */
+
+/* Rows of out that lie behind one another. */
+static tallow_status count_rows(const candle_call *c, int64_t *count) {
+    int32_t total = 0;
+    *count = c->cu_seqlens_q ? c->total_q : c->seqlen_q;
+    if (*count != TOTAL_UNKNOWN) return TALLOW_OK;
+    tallow_status status = tallow_cuda_read(&total, c->cu_seqlens_q + c->b, sizeof total);
+    *count = total;
+    return status;
+}
+
+static tallow_status fill_with_nan(const candle_call *c) {
+    const uint16_t nan = c->is_bf16 ? 0x7fc0 : 0x7e00;
+    const int64_t sequences = c->cu_seqlens_q ? 1 : c->b;
+    int64_t count = 0;
+    cuda_scope scope;
+    tallow_status status = tallow_cuda_enter(&scope, "o", c->o, c->stream);
+    if (!status) status = count_rows(c, &count);
+    for (int64_t i = 0; i < sequences * c->h && !status; i++) {
+        uint16_t *first =
+            (uint16_t *)c->o + i / c->h * c->o_batch_stride + i % c->h * c->o_head_stride;
+        status = tallow_cuda_fill(first, 2 * (size_t)c->o_row_stride, nan, c->d, (size_t)count,
+                                  c->stream);
+    }
+    tallow_cuda_leave(&scope);
+    return status;
+}
+
+static void fail(const candle_call *c, tallow_status status) {
+    char why[2048];
+    const char *wanted = getenv("TALLOW_CANDLE_ABORT");
+    snprintf(why, sizeof why, "%s", tallow_last_error());
+    const bool filled = fill_with_nan(c) == TALLOW_OK;
+    if (!filled || (wanted && strcmp(wanted, "1") == 0)) {
+        fprintf(stderr, "run_mha: %s: %s\n", tallow_status_name(status), why);
+        abort();
+    }
+    tallow_fail(status, "%s", why);
+}
+
+void tallow_candle_run(const candle_call *c) {
+    tallow_attention_params p;
+    tallow_clear_error();
+    if (!has_rows(c)) return;
+    tallow_status status = tallow_candle_params(&p, c, TALLOW_DEVICE_CUDA);
+    if (!status) status = attend(&p);
+    if (status) fail(c, status);
+}
