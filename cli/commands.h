@@ -20,6 +20,7 @@ int info_main(int argc, char **argv);
 int plan_main(int argc, char **argv);
 int check_main(int argc, char **argv);
 int bench_main(int argc, char **argv);
+int compile_main(int argc, char **argv);
 int divergence_main(int argc, char **argv);
 
 /* Prints why the library refused, after the command's name; returns EXIT_FAILED. */

@@ -9,6 +9,7 @@ static const command COMMANDS[] = {
     {"plan", "what a call with these shapes would run", plan_main},
     {"check", "random calls compared with plain f64 loops", check_main},
     {"bench", "time, throughput and fraction of this machine's peak", bench_main},
+    {"compile", "kernels compiled ahead of time into a pack, without a GPU", compile_main},
     {"divergence", "how far rotary precision moves a decoder's embedding, by length",
      divergence_main},
 };

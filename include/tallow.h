@@ -14,6 +14,9 @@
  *   - The library never prints, never exits, and may be called from any number of threads.
  *   - Environment: TALLOW_CPU lowers the instruction set (scalar, avx2, avx512, avx512bf16);
  *     TALLOW_CACHE_DIR and TALLOW_NO_COMPILE concern GPU kernels.
+ *   - GPU kernels come from the call's `pack`, from a file tallow.pack beside the library, from the
+ *     cache folder, or from NVRTC. A pack that is missing, damaged or of other kernels is passed
+ *     over. TALLOW_NO_COMPILE=1 makes an error of a kernel that only NVRTC could bring.
  */
 #ifndef TALLOW_H
 #define TALLOW_H
@@ -136,9 +139,10 @@ typedef struct tallow_rotary_params {
                                  without `positions`. Absent: 0 */
     tallow_tensor cu_seqlens; /* optional i32 (batch + 1): x is packed */
     tallow_rotary_angles rotary;
-    void *stream;    /* CUDA stream; null on the CPU */
-    int32_t device;  /* tallow_device */
-    int32_t threads; /* CPU threads, at most one a processor; 0: OpenMP's choice */
+    void *stream;     /* CUDA stream; null on the CPU */
+    int32_t device;   /* tallow_device */
+    int32_t threads;  /* CPU threads, at most one a processor; 0: OpenMP's choice */
+    const char *pack; /* optional path of a pack, see tallow_attention_compile; null on the CPU */
 } tallow_rotary_params;
 
 TALLOW_API tallow_status tallow_rotary(const tallow_rotary_params *params, size_t params_size);
@@ -253,12 +257,13 @@ typedef struct tallow_attention_params {
     void *workspace;     /* scratch of tallow_attention_workspace bytes, 256-byte aligned, on the
                             device; on the CPU null means malloc during the call */
     size_t workspace_size;
+    const char *pack; /* optional path of a pack, see tallow_attention_compile; null on the CPU */
 } tallow_attention_params;
 
 TALLOW_API tallow_status tallow_attention(const tallow_attention_params *params,
                                           size_t params_size);
 
-/* The following three look at shapes, dtypes and options, never at data: pointers may still be
+/* The following four look at shapes, dtypes and options, never at data: pointers may still be
  * null. */
 
 /* Bytes of scratch that tallow_attention needs; may be 0. Never depends on the tensors' contents.
@@ -275,6 +280,19 @@ TALLOW_API tallow_status tallow_attention_prepare(const tallow_attention_params 
 TALLOW_API tallow_status tallow_attention_describe(const tallow_attention_params *params,
                                                    size_t params_size, char *text,
                                                    size_t text_size);
+
+/* Compiles the kernels that the call needs on GPUs of architecture `arch` ("sm_80", "sm_90a", ...)
+ * and adds them to the file `pack`, which is made when missing; what is in it stays. Needs NVRTC,
+ * but neither a GPU nor a driver. Calls that differ in dtype, head dimensions, layout, precision or
+ * mask may need different kernels; those of tallow_rotary and tallow_merge come with each. A null
+ * pointer counts as aligned to 16 bytes. Threads and processes may add to one file at a time.
+ *
+ * `text` tells, one "name value" per line, which kernel it is and how many were compiled, how many
+ * of those spill registers, and how many have products serialized. Without a pack nothing is
+ * compiled. */
+TALLOW_API tallow_status tallow_attention_compile(const tallow_attention_params *params,
+                                                  size_t params_size, const char *arch, char *text,
+                                                  size_t text_size);
 
 /* --------------------------------------------------------------------------------------------
  * Merging
@@ -293,8 +311,9 @@ typedef struct tallow_merge_params {
     tallow_tensor out; /* shape of out_a; f16, bf16 or f32 each */
     tallow_tensor lse; /* optional */
     void *stream;
-    int32_t device;  /* tallow_device */
-    int32_t threads; /* CPU threads, at most one a processor; 0: OpenMP's choice */
+    int32_t device;   /* tallow_device */
+    int32_t threads;  /* CPU threads, at most one a processor; 0: OpenMP's choice */
+    const char *pack; /* optional path of a pack, see tallow_attention_compile; null on the CPU */
 } tallow_merge_params;
 
 TALLOW_API tallow_status tallow_merge(const tallow_merge_params *params, size_t params_size);

@@ -1,6 +1,7 @@
 /* The exported functions: params into a problem, a problem into a plan, a plan onto a backend. */
 #include "cpu.h"
 #include "cuda.h"
+#include "cuda_pack.h"
 #include "error.h"
 #include "system.h"
 
@@ -64,6 +65,17 @@ tallow_status tallow_attention_describe(const tallow_attention_params *params, s
     status = tallow_plan_make(&chosen, &p);
     if (!status) tallow_plan_describe(&chosen, &p, text, text_size);
     return status;
+}
+
+tallow_status tallow_attention_compile(const tallow_attention_params *params, size_t params_size,
+                                       const char *arch, char *text, size_t text_size) {
+    problem p;
+    tallow_status status = check(&p, params, params_size, CHECK_SHAPES);
+    if (!status) status = need_text(text, text_size);
+    if (!status && p.device != TALLOW_DEVICE_CUDA)
+        status = tallow_fail(TALLOW_INVALID_ARGUMENT,
+                             "device = 0: must be TALLOW_DEVICE_CUDA (1), as only GPUs have packs");
+    return status ? status : tallow_cuda_pack(&p, arch, text, text_size);
 }
 
 tallow_status tallow_rotary(const tallow_rotary_params *params, size_t params_size) {

@@ -226,12 +226,14 @@ bool tallow_need_same_place(const char *out_name, const rows_view *out, const ch
                        out_name, in_name);
 }
 
-bool tallow_need_device(int32_t device, int32_t threads, const void *stream) {
+bool tallow_need_device(int32_t device, int32_t threads, const void *stream, const char *pack) {
     return tallow_need(device == TALLOW_DEVICE_CPU || device == TALLOW_DEVICE_CUDA,
                        "device = %d: must be TALLOW_DEVICE_CPU (0) or TALLOW_DEVICE_CUDA (1)",
                        (int)device) &&
            tallow_need(threads >= 0, "threads = %d: must be at least 0, for OpenMP's choice",
                        (int)threads) &&
            tallow_need(!stream || device == TALLOW_DEVICE_CUDA,
-                       "stream = %p: must be null on the CPU", stream);
+                       "stream = %p: must be null on the CPU", stream) &&
+           tallow_need(!pack || device == TALLOW_DEVICE_CUDA, "pack = %p: must be null on the CPU",
+                       (const void *)pack);
 }

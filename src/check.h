@@ -71,7 +71,7 @@ bool tallow_need_same_place(const char *out_name, const rows_view *out, const ch
                             const rows_view *in);
 
 /* What every call has. */
-bool tallow_need_device(int32_t device, int32_t threads, const void *stream);
+bool tallow_need_device(int32_t device, int32_t threads, const void *stream, const char *pack);
 
 /* Rotary angles; `rotary_dim` 0 means `default_dim`, and then 0 means no rotary. */
 bool tallow_need_angles(rotary_view *out, const tallow_rotary_angles *a, int64_t head_dim,

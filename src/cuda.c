@@ -67,9 +67,10 @@ typedef struct {
 
 static tallow_status find_kernels(run *r, const cuda_gpu *gpu) {
     tallow_status status = TALLOW_OK;
-    if (r->plan.blocks > 0) status = tallow_cuda_kernels(&r->plan.kernel, gpu, &r->forward);
+    if (r->plan.blocks > 0)
+        status = tallow_cuda_kernels(&r->plan.kernel, gpu, r->p->pack, &r->forward);
     if (!status && (r->plan.splits > 1 || r->plan.tokens > 0))
-        status = tallow_cuda_kernels(&rows_program, gpu, &r->rows);
+        status = tallow_cuda_kernels(&rows_program, gpu, r->p->pack, &r->rows);
     return status;
 }
 
@@ -168,12 +169,12 @@ tallow_status tallow_cuda_describe(const problem *p, char *text, size_t text_siz
 
 /* Enters the GPU of a tensor and finds the kernels of rows.cu. */
 static tallow_status start_rows(cuda_scope *scope, const char *name, const void *data, void *stream,
-                                void *const **entries) {
+                                const char *pack, void *const **entries) {
     tallow_status status = tallow_cuda_enter(scope, name, data, stream);
     if (!status && scope->gpu->capability < 80)
         status = tallow_fail(TALLOW_UNSUPPORTED, "%s: its compute capability must be at least 8.0",
                              scope->gpu->name);
-    return status ? status : tallow_cuda_kernels(&rows_program, scope->gpu, entries);
+    return status ? status : tallow_cuda_kernels(&rows_program, scope->gpu, pack, entries);
 }
 
 static tallow_status rotate(const rotary_problem *p, void *entry, int64_t blocks) {
@@ -204,7 +205,7 @@ tallow_status tallow_cuda_rotary(const rotary_problem *p) {
     if (overflows(blocks))
         return tallow_fail(TALLOW_UNSUPPORTED, "x: %lld tokens, must be at most 2147483647",
                            (long long)blocks);
-    tallow_status status = start_rows(&scope, "x", p->x.data, p->stream, &entries);
+    tallow_status status = start_rows(&scope, "x", p->x.data, p->stream, p->pack, &entries);
     if (!status) status = need_device_memory(pointers, sizeof pointers / sizeof *pointers);
     if (!status) status = rotate(p, entries[ENTRY_ROTATE], blocks);
     tallow_cuda_leave(&scope);
@@ -227,7 +228,7 @@ tallow_status tallow_cuda_merge(const merge_problem *p) {
                            (long long)INT32_MAX * MERGE_ROWS);
     cuda_shape shape = {
         (unsigned)((items + MERGE_ROWS - 1) / MERGE_ROWS), {32, MERGE_ROWS}, 0, false};
-    tallow_status status = start_rows(&scope, "out_a", p->out_a.data, p->stream, &entries);
+    tallow_status status = start_rows(&scope, "out_a", p->out_a.data, p->stream, p->pack, &entries);
     if (!status) status = need_device_memory(pointers, sizeof pointers / sizeof *pointers);
     tallow_cuda_merge_args(&args, p);
     if (!status) status = tallow_cuda_launch(entries[ENTRY_MERGE], shape, p->stream, &args);

@@ -1,10 +1,11 @@
 /* A cache that cannot be read or written costs time and nothing else: it may be removed, cut short
  * or written by many processes at once. */
-#define _GNU_SOURCE /* dladdr */
+#define _GNU_SOURCE /* dladdr1 */
 #include "cuda_cache.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,29 +53,47 @@ static bool entry_path(char path[CUDA_CACHE_PATH], const uint8_t key[SHA256_BYTE
 
 /* ---- packs ---- */
 
-/* tallow.pack in the folder of the file that holds this code. */
-static bool beside_library(char path[CUDA_CACHE_PATH]) {
+/* The file that holds this code, the library or the program. */
+static bool own_file(char path[CUDA_CACHE_PATH]) {
     Dl_info about;
+    struct link_map *map;
     union {
         bool (*function)(char *);
         void *address;
-    } here = {.function = beside_library};
-    if (!dladdr(here.address, &about) || !about.dli_fname || !join(path, about.dli_fname, ""))
-        return false;
-    char *slash = strrchr(path, '/');
-    *(slash ? slash : path) = 0;
-    size_t used = strlen(path);
-    return used + sizeof "/tallow.pack" <= CUDA_CACHE_PATH &&
-           strcpy(path + used, slash ? "/tallow.pack" : "tallow.pack");
+    } here = {.function = own_file};
+    if (!dladdr1(here.address, &about, (void **)&map, RTLD_DL_LINKMAP)) return false;
+    if (map->l_name[0]) return join(path, map->l_name, "");
+    ssize_t length = readlink("/proc/self/exe", path, CUDA_CACHE_PATH - 1);
+    path[length > 0 ? length : 0] = 0;
+    return length > 0;
 }
 
-static bool find_packed(const spec *s, int capability, pack_kernel *kernel) {
-    char path[CUDA_CACHE_PATH], arch[CUDA_ARCH];
-    const char *given = getenv("TALLOW_PACK");
-    snprintf(arch, sizeof arch, "sm_%d%s", capability, capability == 90 ? "a" : "");
-    tallow_cuda_key(s, arch, 0, kernel->key);
-    return (given && *given && tallow_pack_find(given, false, kernel)) ||
-           (beside_library(path) && tallow_pack_find(path, false, kernel));
+/* tallow.pack in its folder. */
+static bool beside_library(char path[CUDA_CACHE_PATH]) {
+    char own[CUDA_CACHE_PATH];
+    if (!own_file(own)) return false;
+    char *slash = strrchr(own, '/');
+    if (!slash) return false;
+    *slash = 0;
+    return join(path, own, "/tallow.pack");
+}
+
+/* A GPU runs what was compiled for it, or for an older one with the same major number. */
+static bool find_in_pack(const spec *s, int capability, const char *path, pack_kernel *kernel) {
+    char arch[CUDA_ARCH];
+    if (!path || access(path, R_OK)) return false;
+    for (int older = capability; older >= capability / 10 * 10; older--) {
+        tallow_cuda_arch(older, arch);
+        tallow_cuda_key(s, arch, 0, kernel->key);
+        if (tallow_pack_find(path, false, kernel)) return true;
+    }
+    return false;
+}
+
+static bool find_packed(const spec *s, int capability, const char *given, pack_kernel *kernel) {
+    char path[CUDA_CACHE_PATH];
+    return find_in_pack(s, capability, given, kernel) ||
+           (beside_library(path) && find_in_pack(s, capability, path, kernel));
 }
 
 /* ---- the compiler ---- */
@@ -88,36 +107,40 @@ static tallow_status refuse(const spec *s, const char *arch, const char *why) {
 }
 
 static tallow_status compile(const spec *s, const char *arch, pack_kernel *kernel) {
-    char log[CUDA_LOG];
+    cuda_code code;
     const char *forbidden = getenv("TALLOW_NO_COMPILE");
     if (forbidden && *forbidden && strcmp(forbidden, "0"))
         return refuse(s, arch, "TALLOW_NO_COMPILE forbids to compile it");
-    return tallow_cuda_compile(s, arch, &kernel->data, &kernel->size, log);
+    tallow_status status = tallow_cuda_compile(s, arch, &code);
+    kernel->data = code.image;
+    kernel->size = code.size;
+    return status;
 }
 
-tallow_status tallow_cuda_image(const spec *s, int capability, void **image) {
+/* From the disk, else from the compiler and onto the disk. */
+static tallow_status find_compiled(const spec *s, int capability, pack_kernel *kernel) {
     char arch[CUDA_ARCH], path[CUDA_CACHE_PATH], why[256];
-    pack_kernel kernel = {0};
     int version;
-    bool kept = find_packed(s, capability, &kernel);
-    *image = kernel.data;
-    if (kept) return TALLOW_OK;
     tallow_status status = tallow_nvrtc_version(&version);
     if (status) {
-        snprintf(arch, sizeof arch, "sm_%d", capability);
         snprintf(why, sizeof why, "there is %s", tallow_last_error());
+        tallow_cuda_arch(capability, arch);
         return refuse(s, arch, why);
     }
     status = tallow_nvrtc_arch(capability, arch);
     if (status) return status;
-    tallow_cuda_key(s, arch, version, kernel.key);
-    kept = entry_path(path, kernel.key);
-    if (kept && tallow_pack_find(path, true, &kernel)) {
-        *image = kernel.data;
-        return TALLOW_OK;
-    }
-    status = compile(s, arch, &kernel);
-    if (!status && kept && tallow_pack_write(path, &kernel, 1)) tallow_clear_error();
+    tallow_cuda_key(s, arch, version, kernel->key);
+    bool kept = entry_path(path, kernel->key);
+    if (kept && tallow_pack_find(path, true, kernel)) return TALLOW_OK;
+    status = compile(s, arch, kernel);
+    if (!status && kept && tallow_pack_write(path, kernel)) tallow_clear_error();
+    return status;
+}
+
+tallow_status tallow_cuda_image(const spec *s, int capability, const char *pack, void **image) {
+    pack_kernel kernel = {0};
+    tallow_status status = TALLOW_OK;
+    if (!find_packed(s, capability, pack, &kernel)) status = find_compiled(s, capability, &kernel);
     *image = kernel.data;
     return status;
 }

@@ -6,7 +6,7 @@
 
 #include "kernel_sources.h"
 
-enum { MOST_SOURCES = 64, FIXED_OPTIONS = 4 };
+enum { MOST_SOURCES = 64, FIXED_OPTIONS = 4, LOG = 1 << 18 };
 
 /* The options of a compilation, in order; no fast math. */
 typedef struct {
@@ -45,12 +45,36 @@ void tallow_cuda_key(const spec *s, const char *arch, int nvrtc, uint8_t key[SHA
     tallow_sha256_finish(&h, key);
 }
 
-tallow_status tallow_cuda_compile(const spec *s, const char *arch, void **image, size_t *size,
-                                  char log[CUDA_LOG]) {
+void tallow_cuda_read_log(const char *log, cuda_code *code) {
+    static const char words[] = " bytes spill ";
+    code->spills = !strstr(log, words);
+    for (const char *at = log; (at = strstr(at, words)); at++) {
+        const char *number = at;
+        while (number > log && number[-1] >= '0' && number[-1] <= '9') number--;
+        code->spills = code->spills || strtol(number, NULL, 10) != 0;
+    }
+    code->serialized = strstr(log, "serialized");
+}
+
+static tallow_status run_job(const nvrtc_job *job, const spec *s, const char *arch,
+                             cuda_code *code) {
+    char key[SPEC_KEY], *log = malloc(LOG);
+    if (!log) return tallow_fail(TALLOW_OUT_OF_MEMORY, "no memory for a compiler's log");
+    tallow_status status = tallow_nvrtc_compile(job, &code->image, &code->size, log, LOG);
+    if (!status) tallow_cuda_read_log(log, code);
+    if (status == TALLOW_COMPILE_FAILED) {
+        tallow_spec_key(s, key);
+        tallow_fail(status, "kernel %s for %s: NVRTC refuses it: %s", key, arch, log);
+    }
+    free(log);
+    return status;
+}
+
+tallow_status tallow_cuda_compile(const spec *s, const char *arch, cuda_code *code) {
     const char *names[MOST_SOURCES], *texts[MOST_SOURCES];
-    char key[SPEC_KEY];
     options o;
     nvrtc_job job = {.name = tallow_spec_source(s), .header_names = names, .header_texts = texts};
+    *code = (cuda_code){0};
     for (; job.headers < tallow_kernel_source_count && job.headers < MOST_SOURCES; job.headers++) {
         names[job.headers] = tallow_kernel_sources[job.headers].name;
         texts[job.headers] = tallow_kernel_sources[job.headers].text;
@@ -60,8 +84,5 @@ tallow_status tallow_cuda_compile(const spec *s, const char *arch, void **image,
     job.option = o.list;
     job.options = o.count;
     job.ptx = !strncmp(arch, "compute", 7);
-    tallow_status status = tallow_nvrtc_compile(&job, image, size, log, CUDA_LOG);
-    if (status != TALLOW_COMPILE_FAILED) return status;
-    tallow_spec_key(s, key);
-    return tallow_fail(status, "kernel %s for %s: NVRTC refuses it: %s", key, arch, log);
+    return run_job(&job, s, arch, code);
 }

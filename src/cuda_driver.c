@@ -195,27 +195,29 @@ static void *open_in(const char *folder, const char *below) {
     return library;
 }
 
-/* The loader's own search first, then where the CUDA toolkit and Python's wheels install. */
+/* Where a Python environment keeps the wheels of CUDA 12 and of later ones. */
+static void *open_wheel(const char *root) {
+    void *library = open_in(root, "/lib/python3*/site-packages/nvidia/c*/lib/libnvrtc.so.1[0-9]");
+    return library ? library
+                   : open_in(root, "/lib/python3*/dist-packages/nvidia/c*/lib/libnvrtc.so.1[0-9]");
+}
+
+/* What the environment names, then the loader's own search, then where CUDA and pip install. */
 static void *find_nvrtc(void) {
     static const char *const names[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
-    static const char *const wheels[] = {
-        "/lib/python3*/site-packages/nvidia/c*/lib/libnvrtc.so.1[0-9]",
-        "/lib/python3*/dist-packages/nvidia/c*/lib/libnvrtc.so.1[0-9]",
-    };
     const char *home = getenv("HOME");
     char local[512] = "";
-    void *library = NULL;
+    if (home) snprintf(local, sizeof local, "%s/.local", home);
+    void *library = open_in(getenv("CUDA_HOME"), "/lib64/libnvrtc.so*");
+    if (!library) library = open_wheel(getenv("VIRTUAL_ENV"));
+    if (!library) library = open_in(getenv("CONDA_PREFIX"), "/lib/libnvrtc.so*");
+    if (!library) library = open_wheel(getenv("CONDA_PREFIX"));
     for (size_t i = 0; i < sizeof names / sizeof *names && !library; i++)
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-    if (home) snprintf(local, sizeof local, "%s/.local", home);
-    const char *const roots[] = {getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX"), local, "/usr/local",
-                                 "/usr"};
-    if (!library) library = open_in(getenv("CUDA_HOME"), "/lib64/libnvrtc.so*");
     if (!library) library = open_in("/usr/local/cuda", "/lib64/libnvrtc.so*");
-    for (size_t i = 0; i < sizeof roots / sizeof *roots && !library; i++)
-        for (size_t w = 0; w < sizeof wheels / sizeof *wheels && !library; w++)
-            library = open_in(roots[i], wheels[w]);
-    return library;
+    if (!library) library = open_wheel(local);
+    if (!library) library = open_wheel("/usr/local");
+    return library ? library : open_wheel("/usr");
 }
 
 static bool open_nvrtc(void) {
@@ -223,8 +225,8 @@ static bool open_nvrtc(void) {
     void *library = find_nvrtc();
     if (!library) {
         snprintf(facts.no_nvrtc, sizeof facts.no_nvrtc,
-                 "libnvrtc.so is neither where the loader looks nor in CUDA_HOME, /usr/local/cuda "
-                 "or a Python wheel");
+                 "libnvrtc.so is neither in CUDA_HOME, VIRTUAL_ENV or CONDA_PREFIX nor where the "
+                 "loader looks, nor in /usr/local/cuda or a Python wheel");
         return false;
     }
     const char *lacks =
@@ -444,6 +446,10 @@ tallow_status tallow_nvrtc_version(int *version) {
     return status;
 }
 
+void tallow_cuda_arch(int capability, char arch[CUDA_ARCH]) {
+    snprintf(arch, CUDA_ARCH, "sm_%d%s", capability, capability == 90 ? "a" : "");
+}
+
 tallow_status tallow_nvrtc_arch(int capability, char arch[CUDA_ARCH]) {
     int archs[64], count = 0, newest = 0;
     tallow_status status = need_nvrtc();
@@ -457,8 +463,8 @@ tallow_status tallow_nvrtc_arch(int capability, char arch[CUDA_ARCH]) {
         return tallow_fail(TALLOW_UNSUPPORTED,
                            "NVRTC %d.%d does not compile for GPUs as old as sm_%d",
                            facts.nvrtc / 1000, facts.nvrtc % 1000 / 10, capability);
-    snprintf(arch, CUDA_ARCH, "%s_%d%s", newest == capability ? "sm" : "compute", newest,
-             capability == 90 && newest == 90 ? "a" : "");
+    snprintf(arch, CUDA_ARCH, "compute_%d", newest);
+    if (newest == capability) tallow_cuda_arch(capability, arch);
     return TALLOW_OK;
 }
 

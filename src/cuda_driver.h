@@ -84,6 +84,9 @@ tallow_status tallow_cuda_read(void *host, const void *from, size_t bytes);
 /* Version of NVRTC as in cuda_facts; without one a status that says why. */
 tallow_status tallow_nvrtc_version(int *version);
 
+/* The architecture of a GPU: "sm_80"; "sm_90a" has instructions that no other GPU has. */
+void tallow_cuda_arch(int capability, char arch[CUDA_ARCH]);
+
 /* The architecture to compile for: "sm_80", or, for a GPU newer than NVRTC, the PTX of the newest
  * that it knows, "compute_120". */
 tallow_status tallow_nvrtc_arch(int capability, char arch[CUDA_ARCH]);

@@ -31,13 +31,13 @@ static const loaded *find(_Atomic(loaded *) *list, const spec *s) {
     return at;
 }
 
-static tallow_status load(const spec *s, const cuda_gpu *gpu, loaded *out) {
+static tallow_status load(const spec *s, const cuda_gpu *gpu, const char *pack, loaded *out) {
     static const char *const rows[ENTRIES] = {"tallow_combine", "tallow_append", "tallow_rotate",
                                               "tallow_merge"};
     char key[SPEC_KEY];
     spec_tile tile;
     void *image, *library;
-    tallow_status status = tallow_cuda_image(s, gpu->capability, &image);
+    tallow_status status = tallow_cuda_image(s, gpu->capability, pack, &image);
     if (status) return status;
     tallow_spec_key(s, key);
     tallow_spec_tile(s, &tile);
@@ -52,23 +52,25 @@ static tallow_status load(const spec *s, const cuda_gpu *gpu, loaded *out) {
     return status;
 }
 
-static tallow_status load_first(const spec *s, const cuda_gpu *gpu, _Atomic(loaded *) *list) {
+static tallow_status load_first(const spec *s, const cuda_gpu *gpu, const char *pack,
+                                _Atomic(loaded *) *list) {
     if (find(list, s)) return TALLOW_OK; /* by another thread meanwhile */
     loaded *added = calloc(1, sizeof *added);
     if (!added) return tallow_fail(TALLOW_OUT_OF_MEMORY, "no memory to note a loaded kernel");
-    tallow_status status = load(s, gpu, added);
+    tallow_status status = load(s, gpu, pack, added);
     if (status) return free(added), status;
     added->next = atomic_load_explicit(list, memory_order_relaxed);
     atomic_store_explicit(list, added, memory_order_release);
     return TALLOW_OK;
 }
 
-tallow_status tallow_cuda_kernels(const spec *s, const cuda_gpu *gpu, void *const **entries) {
+tallow_status tallow_cuda_kernels(const spec *s, const cuda_gpu *gpu, const char *pack,
+                                  void *const **entries) {
     _Atomic(loaded *) *list = list_of(s, gpu);
     const loaded *found = find(list, s);
     if (!found) {
         pthread_mutex_lock(&loading);
-        tallow_status status = load_first(s, gpu, list);
+        tallow_status status = load_first(s, gpu, pack, list);
         pthread_mutex_unlock(&loading);
         if (status) return status;
         found = find(list, s);

@@ -8,7 +8,9 @@
 /* Entries of a loaded program: one of a forward kernel's, these of rows.cu. */
 enum { ENTRY_FORWARD = 0, ENTRY_COMBINE = 0, ENTRY_APPEND, ENTRY_ROTATE, ENTRY_MERGE, ENTRIES };
 
-/* The entries of a specialisation on the current context's GPU. Waits for no lock once loaded. */
-tallow_status tallow_cuda_kernels(const spec *s, const cuda_gpu *gpu, void *const **entries);
+/* The entries of a specialisation on the current context's GPU. Waits for no lock, and reads no
+ * `pack`, once loaded. */
+tallow_status tallow_cuda_kernels(const spec *s, const cuda_gpu *gpu, const char *pack,
+                                  void *const **entries);
 
 #endif

@@ -6,20 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* In the order and the byte order of the machine, which the kernels need anyway: a header, its
- * entries, then the kernels themselves. */
-typedef struct {
-    char magic[8];
-    uint64_t count;
-} header;
-
+/* A file is a magic number, then one kernel behind the other, each behind its record. In the byte
+ * order of the machine, which the kernels need anyway. */
 typedef struct {
     uint8_t key[SHA256_BYTES], content[SHA256_BYTES];
-    uint64_t begin, size;
-} entry;
+    uint64_t size;
+} record;
 
 static const char magic[8] = "TALLOW1";
 
@@ -42,33 +38,43 @@ static bool read_at(int file, void *to, uint64_t size, uint64_t begin) {
     return true;
 }
 
-/* The entry of a key in a file of `length` bytes, its bounds checked. */
-static bool find_entry(int file, uint64_t length, const uint8_t *key, entry *found) {
-    header h;
-    if (length < sizeof h || !read_at(file, &h, sizeof h, 0) || memcmp(h.magic, magic, 8) ||
-        h.count > (length - sizeof h) / sizeof(entry))
+/* A file open for its records, of which the next is at `at`. */
+typedef struct {
+    int file;
+    uint64_t length, at;
+} reader;
+
+/* False: no regular file, or not one of packs. */
+static bool start(reader *r, bool own) {
+    struct stat about;
+    char first[sizeof magic];
+    if (fstat(r->file, &about) || !S_ISREG(about.st_mode) || (own && about.st_uid != geteuid()))
         return false;
-    for (uint64_t i = 0; i < h.count; i++) {
-        if (!read_at(file, found, sizeof *found, sizeof h + i * sizeof *found)) return false;
-        if (memcmp(found->key, key, sizeof found->key)) continue;
-        return found->size > 0 && found->begin <= length && found->size <= length - found->begin;
-    }
-    return false;
+    r->length = (uint64_t)about.st_size;
+    r->at = sizeof first;
+    return r->length >= sizeof first && read_at(r->file, first, sizeof first, 0) &&
+           !memcmp(first, magic, sizeof first);
 }
 
-static bool find_in(int file, bool own, pack_kernel *kernel) {
-    struct stat about;
-    entry found;
-    uint8_t content[SHA256_BYTES];
-    if (fstat(file, &about) || !S_ISREG(about.st_mode) || (own && about.st_uid != geteuid()) ||
-        !find_entry(file, (uint64_t)about.st_size, kernel->key, &found))
+/* Moves on behind the next kernel; false when no whole one follows. */
+static bool next(reader *r, record *found) {
+    const uint64_t left = r->length - r->at;
+    if (left < sizeof *found || !read_at(r->file, found, sizeof *found, r->at) ||
+        found->size == 0 || found->size > left - sizeof *found)
         return false;
-    void *data = malloc(found.size);
-    if (data && read_at(file, data, found.size, found.begin)) {
-        digest_of(data, found.size, content);
-        if (!memcmp(content, found.content, sizeof content)) {
+    r->at += sizeof *found + found->size;
+    return true;
+}
+
+/* The kernel in front of the reader, if it is as it was written. */
+static bool take(const reader *r, const record *found, pack_kernel *kernel) {
+    uint8_t content[SHA256_BYTES];
+    void *data = malloc(found->size);
+    if (data && read_at(r->file, data, found->size, r->at - found->size)) {
+        digest_of(data, found->size, content);
+        if (!memcmp(content, found->content, sizeof content)) {
             kernel->data = data;
-            kernel->size = found.size;
+            kernel->size = found->size;
             return true;
         }
     }
@@ -76,51 +82,90 @@ static bool find_in(int file, bool own, pack_kernel *kernel) {
     return false;
 }
 
+static bool find_next(reader *r, pack_kernel *kernel) {
+    record found;
+    while (next(r, &found))
+        if (!memcmp(found.key, kernel->key, sizeof found.key) && take(r, &found, kernel))
+            return true;
+    return false;
+}
+
 bool tallow_pack_find(const char *path, bool own, pack_kernel *kernel) {
-    int file = open(path, O_RDONLY | O_CLOEXEC | (own ? O_NOFOLLOW : 0));
-    if (file < 0) return false;
-    bool found = find_in(file, own, kernel);
-    close(file);
+    reader r = {.file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | (own ? O_NOFOLLOW : 0))};
+    if (r.file < 0) return false;
+    bool found = start(&r, own) && find_next(&r, kernel);
+    close(r.file);
     return found;
 }
 
 /* ---- writing ---- */
 
-static bool write_all(int file, const void *data, size_t size) {
+static tallow_status fail(const char *path, int error) {
+    return tallow_fail(TALLOW_INVALID_ARGUMENT, "%s: %s", path, strerror(error));
+}
+
+static bool write_at(int file, const void *data, size_t size, uint64_t begin) {
     for (size_t done = 0; done < size;) {
-        ssize_t n = write(file, (const char *)data + done, size - done);
+        ssize_t n = pwrite(file, (const char *)data + done, size - done, (off_t)(begin + done));
         if (n < 0 && errno != EINTR) return false;
         if (n > 0) done += (size_t)n;
     }
     return true;
 }
 
-static bool write_pack(int file, const pack_kernel *kernels, int count) {
-    header h = {.count = (uint64_t)count};
-    uint64_t begin = sizeof h + (uint64_t)count * sizeof(entry);
-    memcpy(h.magic, magic, sizeof h.magic);
-    bool ok = write_all(file, &h, sizeof h);
-    for (int i = 0; i < count && ok; i++) {
-        entry e = {.begin = begin, .size = kernels[i].size};
-        memcpy(e.key, kernels[i].key, sizeof e.key);
-        digest_of(kernels[i].data, kernels[i].size, e.content);
-        ok = write_all(file, &e, sizeof e);
-        begin += kernels[i].size;
-    }
-    for (int i = 0; i < count && ok; i++) ok = write_all(file, kernels[i].data, kernels[i].size);
-    return ok && !fsync(file);
+/* The magic number is written too when the kernel is the first. */
+static bool write_kernel(int file, const pack_kernel *kernel, uint64_t at) {
+    record r = {.size = kernel->size};
+    memcpy(r.key, kernel->key, sizeof r.key);
+    digest_of(kernel->data, kernel->size, r.content);
+    return (at > sizeof magic || write_at(file, magic, sizeof magic, 0)) &&
+           write_at(file, &r, sizeof r, at) &&
+           write_at(file, kernel->data, kernel->size, at + sizeof r);
 }
 
-tallow_status tallow_pack_write(const char *path, const pack_kernel *kernels, int count) {
+tallow_status tallow_pack_write(const char *path, const pack_kernel *kernel) {
     char *temporary = malloc(strlen(path) + 8);
     if (!temporary) return tallow_fail(TALLOW_OUT_OF_MEMORY, "no memory for a path");
     sprintf(temporary, "%s.XXXXXX", path);
     int file = mkstemp(temporary);
-    bool ok = file >= 0 && write_pack(file, kernels, count);
+    bool ok = file >= 0 && write_kernel(file, kernel, sizeof magic) && !fsync(file);
     int error = errno;
-    if (file >= 0) ok = !close(file) && ok;
+    if (file >= 0 && close(file) && ok) ok = false, error = errno;
     if (ok && rename(temporary, path)) ok = false, error = errno;
     if (!ok && file >= 0) unlink(temporary);
     free(temporary);
-    return ok ? TALLOW_OK : tallow_fail(TALLOW_INVALID_ARGUMENT, "%s: %s", path, strerror(error));
+    return ok ? TALLOW_OK : fail(path, error);
+}
+
+/* What an interrupted writer left at the end is cut off, and so is what fails to be written. */
+static tallow_status append(const char *path, reader *r, const pack_kernel *kernel) {
+    const off_t end = r->length ? (off_t)r->at : 0;
+    if (!ftruncate(r->file, end) && write_kernel(r->file, kernel, r->at)) return TALLOW_OK;
+    tallow_status status = fail(path, errno);
+    return ftruncate(r->file, end) ? fail(path, errno) : status;
+}
+
+static tallow_status add_locked(const char *path, reader *r, const pack_kernel *kernel,
+                                bool *added) {
+    struct stat about;
+    pack_kernel same = *kernel;
+    if (fstat(r->file, &about)) return fail(path, errno);
+    if (!S_ISREG(about.st_mode) || (about.st_size && !start(r, false)))
+        return tallow_fail(TALLOW_INVALID_ARGUMENT,
+                           "%s is no pack: must be one, an empty file or none", path);
+    if (r->length && find_next(r, &same)) return free(same.data), TALLOW_OK;
+    tallow_status status = append(path, r, kernel);
+    *added = !status;
+    return status;
+}
+
+tallow_status tallow_pack_add(const char *path, const pack_kernel *kernel, bool *added) {
+    reader r = {.file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666), .at = sizeof magic};
+    int error;
+    *added = false;
+    if (r.file < 0) return fail(path, errno);
+    while ((error = flock(r.file, LOCK_EX) ? errno : 0) == EINTR) continue;
+    tallow_status status = error ? fail(path, error) : add_locked(path, &r, kernel, added);
+    if (close(r.file) && !status) status = fail(path, errno);
+    return status;
 }

@@ -18,7 +18,11 @@ typedef struct {
  * file of this user's. */
 bool tallow_pack_find(const char *path, bool own, pack_kernel *kernel);
 
-/* Writes a pack that appears under its path whole or not at all. */
-tallow_status tallow_pack_write(const char *path, const pack_kernel *kernels, int count);
+/* Writes a pack of one kernel that appears under its path whole or not at all. */
+tallow_status tallow_pack_write(const char *path, const pack_kernel *kernel);
+
+/* Adds a kernel to a pack, which is made when missing. `added`: false, it was there already.
+ * Threads and processes may add to one pack; who reads it meanwhile sees whole kernels. */
+tallow_status tallow_pack_add(const char *path, const pack_kernel *kernel, bool *added);
 
 #endif

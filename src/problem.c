@@ -29,12 +29,13 @@ static bool options(problem *p, const params *a) {
     p->device = a->device;
     p->threads = a->threads;
     p->stream = a->stream;
+    p->pack = a->pack;
     p->workspace = a->workspace;
     p->workspace_size = a->workspace_size;
     p->num_splits = a->num_splits;
     p->precision = a->precision;
     p->batch_invariant = a->batch_invariant != 0;
-    return tallow_need_device(a->device, a->threads, a->stream) &&
+    return tallow_need_device(a->device, a->threads, a->stream, a->pack) &&
            need_range("num_splits", a->num_splits, 0, MOST_SPLITS) &&
            need_range("precision", a->precision, TALLOW_PRECISION_DEFAULT, TALLOW_PRECISION_HIGH) &&
            need_range("batch_invariant", a->batch_invariant, 0, 1) &&

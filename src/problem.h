@@ -98,6 +98,7 @@ typedef struct {
     bool batch_invariant;
     void *stream, *workspace;
     size_t workspace_size;
+    const char *pack; /* null: none */
 } problem;
 
 typedef enum {
@@ -132,6 +133,7 @@ typedef struct {
     position_view positions;
     rotary_view rotary;
     void *stream;
+    const char *pack;
 } rotary_problem;
 
 tallow_status tallow_rotary_problem_init(rotary_problem *out, const tallow_rotary_params *params,
@@ -146,6 +148,7 @@ typedef struct {
     float *lse;                                              /* null: not wanted */
     int64_t lse_a_stride[2], lse_b_stride[2], lse_stride[2]; /* batch, head */
     void *stream;
+    const char *pack;
 } merge_problem;
 
 tallow_status tallow_merge_problem_init(merge_problem *out, const tallow_merge_params *params,

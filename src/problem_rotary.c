@@ -208,8 +208,9 @@ tallow_status tallow_rotary_problem_init(rotary_problem *p, const tallow_rotary_
     tallow_rotary_params a;
     tallow_status status = tallow_copy_params(&a, sizeof a, OLDEST, caller, params_size);
     if (status) return status;
-    *p = (rotary_problem){.device = a.device, .threads = a.threads, .stream = a.stream};
-    const bool ok = tallow_need_device(a.device, a.threads, a.stream) && rotated(p, &a) &&
+    *p = (rotary_problem){
+        .device = a.device, .threads = a.threads, .stream = a.stream, .pack = a.pack};
+    const bool ok = tallow_need_device(a.device, a.threads, a.stream, a.pack) && rotated(p, &a) &&
                     turned(p, &a) && (a.device == TALLOW_DEVICE_CUDA || rotary_data(p));
     return ok ? TALLOW_OK : TALLOW_INVALID_ARGUMENT;
 }
@@ -277,8 +278,9 @@ tallow_status tallow_merge_problem_init(merge_problem *p, const tallow_merge_par
     tallow_merge_params a;
     tallow_status status = tallow_copy_params(&a, sizeof a, OLDEST, caller, params_size);
     if (status) return status;
-    *p = (merge_problem){.device = a.device, .threads = a.threads, .stream = a.stream};
-    const bool ok = tallow_need_device(a.device, a.threads, a.stream) && merged_rows(p, &a) &&
-                    merged_lse(p, &a);
+    *p = (merge_problem){
+        .device = a.device, .threads = a.threads, .stream = a.stream, .pack = a.pack};
+    const bool ok = tallow_need_device(a.device, a.threads, a.stream, a.pack) &&
+                    merged_rows(p, &a) && merged_lse(p, &a);
     return ok ? TALLOW_OK : TALLOW_INVALID_ARGUMENT;
 }

@@ -105,7 +105,7 @@ static void place(attention_case *c, tallow_tensor *t, bool misaligned) {
     block->memory = aligned_alloc(GUARD, block->bytes);
     block->before = malloc(block->bytes);
     if (!block->memory || !block->before || c->block_count == CASE_BLOCKS) abort();
-    memset(block->memory, UNUSED, block->bytes);
+    if (!c->bare) memset(block->memory, UNUSED, block->bytes);
     t->data = block->memory + block->begin + lowest * size;
 }
 
@@ -461,14 +461,23 @@ static void compute_reference(attention_case *c) {
     reference_attention(&c->params, ARITHMETIC_PLAIN, c->plain_out, c->plain_lse);
 }
 
-void case_build_tensors(attention_case *c, const case_options *o, uint64_t seed) {
-    *c = (attention_case){.o = *o, .random = seed};
+static void place_tensors(attention_case *c, const case_options *o, uint64_t seed, bool bare) {
+    *c = (attention_case){.o = *o, .random = seed, .bare = bare};
     case_defaults(&c->o);
     place_queries(c);
     place_keys(c);
     place_vectors(c);
     place_ranges(c);
     place_new(c);
+}
+
+void case_build_shapes(attention_case *c, const case_options *o) {
+    place_tensors(c, o, 0, true);
+    set_scalars(c);
+}
+
+void case_build_tensors(attention_case *c, const case_options *o, uint64_t seed) {
+    place_tensors(c, o, seed, false);
     for (int b = 0; b < c->o.batch; b++) fill_sequence(c, b);
     plant(c);
     set_scalars(c);

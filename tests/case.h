@@ -96,6 +96,7 @@ typedef struct {
 typedef struct {
     case_options o; /* every default filled */
     uint64_t random;
+    bool bare; /* q, k and v have no values */
     tallow_attention_params params;
     case_block blocks[CASE_BLOCKS];
     int block_count;
@@ -132,9 +133,11 @@ uint64_t case_draw(uint64_t *state); /* 64 random bits */
 /* Fills in the options that are left out. */
 void case_defaults(case_options *o);
 
-/* Builds the tensors and computes the reference; the former alone when only time matters. */
+/* Builds the tensors and computes the reference; the former alone when only time matters; bare when
+ * only the call itself does. */
 void case_build(attention_case *c, const case_options *o, uint64_t seed);
 void case_build_tensors(attention_case *c, const case_options *o, uint64_t seed);
+void case_build_shapes(attention_case *c, const case_options *o);
 
 /* The random case of a seed and an index, data and all. */
 void case_build_random(attention_case *c, uint64_t seed, uint64_t index);

@@ -57,8 +57,9 @@ static const field rotary_params[] = {
     FIELD(stream, 680, 8),
     FIELD(device, 688, 4),
     FIELD(threads, 692, 4),
+    FIELD(pack, 696, 8),
 #undef STRUCT
-    {NULL, 0, 0, 696, sizeof(tallow_rotary_params)},
+    {NULL, 0, 0, 704, sizeof(tallow_rotary_params)},
 };
 
 static const field attention_params[] = {
@@ -101,8 +102,9 @@ static const field attention_params[] = {
     FIELD(stream, 1888, 8),
     FIELD(workspace, 1896, 8),
     FIELD(workspace_size, 1904, 8),
+    FIELD(pack, 1912, 8),
 #undef STRUCT
-    {NULL, 0, 0, 1912, sizeof(tallow_attention_params)},
+    {NULL, 0, 0, 1920, sizeof(tallow_attention_params)},
 };
 
 static const field merge_params[] = {
@@ -116,8 +118,9 @@ static const field merge_params[] = {
     FIELD(stream, 480, 8),
     FIELD(device, 488, 4),
     FIELD(threads, 492, 4),
+    FIELD(pack, 496, 8),
 #undef STRUCT
-    {NULL, 0, 0, 496, sizeof(tallow_merge_params)},
+    {NULL, 0, 0, 504, sizeof(tallow_merge_params)},
 };
 
 /* Fields follow each other without padding. */
@@ -217,17 +220,21 @@ static void expect_sized(sized_call run, const void *params, size_t size, size_t
            bytes, tallow_status_name(got), tallow_last_error());
 }
 
-/* The copy is exactly as long as the size given, so that a read past it is a sanitizer's. */
-static void sized(sized_call run, const void *params, size_t size) {
+/* The copies are exactly as long as the size given, so that a read past them is a sanitizer's.
+ * `oldest`: without the fields that the struct has grown by. */
+static void sized(sized_call run, const void *params, size_t size, size_t oldest) {
     enum { TAIL = 40 };
     char known[32];
-    unsigned char *larger = calloc(1, size + TAIL), *smaller = malloc(size - 1);
+    unsigned char *larger = calloc(1, size + TAIL), *smaller = malloc(oldest - 1);
+    unsigned char *old = malloc(oldest);
     memcpy(larger, params, size);
-    memcpy(smaller, params, size - 1);
-    snprintf(known, sizeof known, "at least %zu", size);
+    memcpy(old, params, oldest);
+    memcpy(smaller, params, oldest - 1);
+    snprintf(known, sizeof known, "at least %zu", oldest);
     expect_sized(run, NULL, size, size, TALLOW_INVALID_ARGUMENT, "params is null");
-    expect_sized(run, smaller, size - 1, size, TALLOW_INVALID_ARGUMENT, known);
+    expect_sized(run, smaller, oldest - 1, size, TALLOW_INVALID_ARGUMENT, known);
     expect_sized(run, smaller, 0, size, TALLOW_INVALID_ARGUMENT, "params_size = 0");
+    expect_sized(run, old, oldest, size, TALLOW_OK, "");
     expect_sized(run, larger, size, size, TALLOW_OK, "");
     expect_sized(run, larger, size + TAIL, size, TALLOW_OK, "");
     for (size_t i = size; i < size + TAIL; i++) {
@@ -237,16 +244,21 @@ static void sized(sized_call run, const void *params, size_t size) {
         larger[i] = 0;
     }
     free(smaller);
+    free(old);
     free(larger);
 }
 
 static void sized_structs(void) {
-    WITH(DENSE, (void)0, sized(attention, &c->a, sizeof c->a));
-    WITH(DENSE, (void)0, sized(workspace, &c->a, sizeof c->a));
-    WITH(DENSE, (void)0, sized(prepare, &c->a, sizeof c->a));
-    WITH(DENSE, (void)0, sized(describe, &c->a, sizeof c->a));
-    WITH(ROTARY, (void)0, sized(rotary, &c->r, sizeof c->r));
-    WITH(MERGE, (void)0, sized(merge, &c->m, sizeof c->m));
+    WITH(DENSE, (void)0,
+         sized(attention, &c->a, sizeof c->a, offsetof(tallow_attention_params, pack)));
+    WITH(DENSE, (void)0,
+         sized(workspace, &c->a, sizeof c->a, offsetof(tallow_attention_params, pack)));
+    WITH(DENSE, (void)0,
+         sized(prepare, &c->a, sizeof c->a, offsetof(tallow_attention_params, pack)));
+    WITH(DENSE, (void)0,
+         sized(describe, &c->a, sizeof c->a, offsetof(tallow_attention_params, pack)));
+    WITH(ROTARY, (void)0, sized(rotary, &c->r, sizeof c->r, offsetof(tallow_rotary_params, pack)));
+    WITH(MERGE, (void)0, sized(merge, &c->m, sizeof c->m, offsetof(tallow_merge_params, pack)));
 }
 
 /* --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ enum { SKIPPED = 77, SM = 80 };
 
 static const spec rows = {0};
 static char folder[256];
+static const char *pack; /* that calls name */
 
 /* The one file of the cache; null unless there is exactly one. */
 static char *only_file(void) {
@@ -40,7 +41,7 @@ static bool is_elf(const void *image) { return image && !memcmp(image, "\177ELF"
 static tallow_status fetch(bool may_compile) {
     void *image = NULL;
     setenv("TALLOW_NO_COMPILE", may_compile ? "" : "1", 1);
-    tallow_status status = tallow_cuda_image(&rows, SM, &image);
+    tallow_status status = tallow_cuda_image(&rows, SM, pack, &image);
     EXPECT(status || is_elf(image), "no cubin");
     free(image);
     unsetenv("TALLOW_NO_COMPILE");
@@ -96,10 +97,9 @@ static void run_damage(void) {
     read_good(path);
     expect_damage(path, "a changed byte of the code", -100, "damage", good_size);
     expect_damage(path, "a foreign header", 0, "X", good_size);
-    expect_damage(path, "an impossible count", 8, huge, good_size);
-    expect_damage(path, "another key", 16, "X", good_size);
-    expect_damage(path, "an impossible offset", 80, huge, good_size);
-    expect_damage(path, "an impossible size", 88, huge, good_size);
+    expect_damage(path, "another key", 8, "X", good_size);
+    expect_damage(path, "another digest", 40, "X", good_size);
+    expect_damage(path, "an impossible size", 72, huge, good_size);
     expect_damage(path, "a file cut short", 0, "", good_size - 1);
     expect_damage(path, "a file cut in its header", 0, "", 20);
     expect_damage(path, "an empty file", 0, "", 0);
@@ -135,22 +135,181 @@ static void run_at_once(void) {
     EXPECT(fetch(false) == TALLOW_OK, "%s", tallow_last_error());
 }
 
-static void run_pack(void) {
-    char path[300], log[CUDA_LOG];
-    pack_kernel kernel = {0};
+/* What is no file of this user's in the entry's place. */
+static void run_places(void) {
+    char *path = only_file(), saved[600];
+    if (!path) return;
+    snprintf(saved, sizeof saved, "%s", path);
+    if (geteuid() == 0) {
+        EXPECT(!chown(saved, 1, 1), "chown");
+        expect_compile("another user's file");
+    } else {
+        EXPECT(!chmod(saved, 0), "chmod");
+        expect_compile("an unreadable file");
+    }
+    EXPECT(!unlink(saved) && !mkfifo(saved, 0600), "mkfifo");
+    expect_compile("a pipe");
+    EXPECT(!unlink(saved) && !mkdir(saved, 0700), "mkdir");
+    expect_miss("a folder");
+    EXPECT(fetch(true) == TALLOW_OK, "with a folder in the way: %s", tallow_last_error());
+    EXPECT(!rmdir(saved), "a folder became a file");
+    expect_compile("all that");
+}
+
+/* ---- packs ---- */
+
+static tallow_attention_params empty_call(void) {
+    const tallow_tensor none = {.dtype = TALLOW_F16, .shape = {0, 1, 1, 64}};
+    return (tallow_attention_params){
+        .q = none, .k = none, .v = none, .out = none, .device = TALLOW_DEVICE_CUDA, .pack = pack};
+}
+
+static void expect_count(const char *text, const char *line) {
+    EXPECT(strstr(text, line), "no line '%s' in\n%s", line, text);
+}
+
+/* Compiles for a GPU of another minor number, and finds it for this one. */
+static void run_compile(void) {
+    char path[300], text[512];
     snprintf(path, sizeof path, "%s.pack", folder);
-    tallow_cuda_key(&rows, "sm_80", 0, kernel.key);
-    EXPECT(!tallow_cuda_compile(&rows, "sm_80", &kernel.data, &kernel.size, log), "%s",
-           tallow_last_error());
-    EXPECT(!tallow_pack_write(path, &kernel, 1), "%s", tallow_last_error());
-    free(kernel.data);
-    setenv("TALLOW_CACHE_DIR", "/proc/nowhere", 1);
+    pack = path;
+    tallow_attention_params call = empty_call();
     EXPECT(fetch(false) == TALLOW_NO_COMPILER, "no folder, no pack: found");
-    setenv("TALLOW_PACK", path, 1);
+    EXPECT(!tallow_attention_compile(&call, sizeof call, "sm_86", text, sizeof text), "%s",
+           tallow_last_error());
+    expect_count(text, "arch sm_86\nkernel rows\ncompiled 1\nspilled 0\nserialized 0\n");
+    EXPECT(fetch(false) == TALLOW_NO_COMPILER, "sm_86 on sm_80");
+    EXPECT(!tallow_attention_compile(&call, sizeof call, "sm_80", text, sizeof text), "%s",
+           tallow_last_error());
+    expect_count(text, "compiled 1\n");
     EXPECT(fetch(false) == TALLOW_OK, "%s", tallow_last_error());
-    unsetenv("TALLOW_PACK");
-    setenv("TALLOW_CACHE_DIR", folder, 1);
+    EXPECT(!tallow_attention_compile(&call, sizeof call, "sm_80", text, sizeof text), "%s",
+           tallow_last_error());
+    expect_count(text, "compiled 0\n");
+    call.pack = NULL;
+    EXPECT(!tallow_attention_compile(&call, sizeof call, "sm_120", text, sizeof text), "%s",
+           tallow_last_error());
+    expect_count(text, "arch sm_120\nkernel rows\ncompiled 0\n");
+    EXPECT(!truncate(path, 1000) && fetch(false) == TALLOW_NO_COMPILER, "a cut pack");
+    EXPECT(!truncate(path, 0) && fetch(false) == TALLOW_NO_COMPILER, "an empty pack");
+    EXPECT(!unlink(path) && fetch(false) == TALLOW_NO_COMPILER, "a pack that is gone");
+    pack = NULL;
+}
+
+/* A GPU runs code of its own major number, as new as itself or older. */
+static void run_older(void) {
+    char path[300], text[512];
+    void *image = NULL;
+    snprintf(path, sizeof path, "%s.pack", folder);
+    pack = path;
+    tallow_attention_params call = empty_call();
+    setenv("TALLOW_NO_COMPILE", "1", 1);
+    EXPECT(!tallow_attention_compile(&call, sizeof call, "sm_86", text, sizeof text), "%s",
+           tallow_last_error());
+    for (int capability = 80; capability <= 90; capability++) {
+        tallow_status wanted = capability < 86 || capability > 89 ? TALLOW_NO_COMPILER : TALLOW_OK;
+        EXPECT(tallow_cuda_image(&rows, capability, pack, &image) == wanted, "%d: %s", capability,
+               tallow_last_error());
+        free(image);
+    }
+    unsetenv("TALLOW_NO_COMPILE");
     unlink(path);
+    pack = NULL;
+}
+
+static void copy_file(const char *from, const char *to) {
+    char block[1 << 16];
+    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    if (!in || !out) abort();
+    for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;) fwrite(block, 1, n, out);
+    fclose(in);
+    fclose(out);
+    chmod(to, 0700);
+}
+
+/* What this program returns when it is started as `path`; `name` is what it is told to be called.
+ */
+static int run_as(const char *path, const char *name) {
+    int status = -1;
+    if (fork() == 0) {
+        execl(path, name, "beside", (char *)NULL);
+        _exit(99);
+    }
+    wait(&status);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* A copy of this program in a folder of its own, with and without a pack beside it, by whatever
+ * name it is called. */
+static void run_beside(void) {
+    char program[300], path[300], text[512];
+    snprintf(program, sizeof program, "%s/../program", folder);
+    snprintf(path, sizeof path, "%s/../tallow.pack", folder);
+    copy_file("/proc/self/exe", program);
+    EXPECT(run_as(program, program) == TALLOW_NO_COMPILER, "found without a pack");
+    pack = path;
+    tallow_attention_params call = empty_call();
+    EXPECT(!tallow_attention_compile(&call, sizeof call, "sm_80", text, sizeof text), "%s",
+           tallow_last_error());
+    pack = NULL;
+    EXPECT(run_as(program, program) == TALLOW_OK, "not found beside the program");
+    EXPECT(run_as(program, "program") == TALLOW_OK, "not found when called by its name");
+    EXPECT(!truncate(path, 3000), "truncate");
+    EXPECT(run_as(program, program) == TALLOW_NO_COMPILER, "a damaged pack");
+    unlink(path);
+    unlink(program);
+}
+
+static void run_packs(void) {
+    setenv("TALLOW_CACHE_DIR", "/proc/nowhere", 1);
+    run_compile();
+    run_older();
+    run_beside();
+    setenv("TALLOW_CACHE_DIR", folder, 1);
+}
+
+static void expect_refusal(tallow_attention_params call, const char *arch, tallow_status status,
+                           const char *words) {
+    char text[256];
+    EXPECT(tallow_attention_compile(&call, sizeof call, arch, text, sizeof text) == status,
+           "%s: %s", arch, tallow_last_error());
+    EXPECT(strstr(tallow_last_error(), words), "'%s' lacks '%s'", tallow_last_error(), words);
+}
+
+static void run_refusals(void) {
+    tallow_attention_params call = empty_call();
+    expect_refusal(call, "sm_90", TALLOW_INVALID_ARGUMENT, "arch = sm_90: must be sm_80");
+    expect_refusal(call, "sm_90a,sm_80", TALLOW_INVALID_ARGUMENT, "sm_90a, ");
+    expect_refusal(call, "", TALLOW_INVALID_ARGUMENT, " or sm_121");
+    expect_refusal(call, NULL, TALLOW_INVALID_ARGUMENT, "arch = null");
+    call.pack = "/proc/nowhere/kernels.pack";
+    expect_refusal(call, "sm_80", TALLOW_INVALID_ARGUMENT, "/proc/nowhere/kernels.pack: No such");
+    call.pack = NULL;
+    call.device = TALLOW_DEVICE_CPU;
+    expect_refusal(call, "sm_80", TALLOW_INVALID_ARGUMENT, "device = 0");
+    call.pack = "kernels.pack";
+    expect_refusal(call, "sm_80", TALLOW_INVALID_ARGUMENT, "must be null on the CPU");
+    call = empty_call();
+    call.q.shape[3] = 12;
+    expect_refusal(call, "sm_80", TALLOW_INVALID_ARGUMENT, "head_dim");
+}
+
+/* What the assembler says, in its own words. */
+static void run_logs(void) {
+    static const char none[] = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n";
+    static const char some[] = "0 bytes spill stores, 0 bytes spill loads\n"
+                               "8 bytes stack frame, 0 bytes spill stores, 10 bytes spill loads\n";
+    cuda_code code;
+    tallow_cuda_read_log(none, &code);
+    EXPECT(!code.spills && !code.serialized, "nothing is wrong");
+    tallow_cuda_read_log(some, &code);
+    EXPECT(code.spills && !code.serialized, "the second kernel spills");
+    tallow_cuda_read_log("", &code);
+    EXPECT(code.spills, "a silent log is no proof");
+    tallow_cuda_read_log("(C7510) Potential Performance Loss: wgmma.mma_async instructions are "
+                         "serialized due to...\n0 bytes spill stores\n",
+                         &code);
+    EXPECT(!code.spills && code.serialized, "serialized");
 }
 
 static void run_keys(void) {
@@ -175,27 +334,31 @@ static void run_archs(void) {
     EXPECT(!tallow_nvrtc_arch(999, arch) && !strncmp(arch, "compute_", 8), "%s", arch);
     EXPECT(tallow_nvrtc_arch(10, arch) == TALLOW_UNSUPPORTED, "%s", arch);
     void *image = NULL;
-    EXPECT(!tallow_cuda_image(&rows, 999, &image) && image && strstr(image, ".version"),
+    EXPECT(!tallow_cuda_image(&rows, 999, NULL, &image) && image && strstr(image, ".version"),
            "no PTX for a GPU that NVRTC does not know: %s", tallow_last_error());
     free(image);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     char base[] = "/tmp/tallow-cache-XXXXXX";
     int version;
     if (tallow_nvrtc_version(&version)) {
         printf("skipped: %s\n", tallow_last_error());
         return SKIPPED;
     }
+    if (argc == 2 && !strcmp(argv[1], "beside")) return fetch(false);
     EXPECT(tallow_kernel_source_count > 5, "%d sources", tallow_kernel_source_count);
     if (!mkdtemp(base)) abort();
     snprintf(folder, sizeof folder, "%s/deep/cache", base);
     setenv("TALLOW_CACHE_DIR", folder, 1);
     run_keys();
     run_damage();
+    run_places();
     run_folder();
     run_at_once();
-    run_pack();
+    run_packs();
+    run_refusals();
+    run_logs();
     run_archs();
     return expect_report();
 }

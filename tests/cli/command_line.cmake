@@ -38,7 +38,7 @@ if(NOT out STREQUAL "tallow ${VERSION}\n")
   message(FATAL_ERROR "--version: ${out}")
 endif()
 
-foreach(command IN ITEMS info plan check bench divergence)
+foreach(command IN ITEMS info plan check bench compile divergence)
   run(0 ${command} --help)
   if(NOT out MATCHES "usage: tallow ${command}.*--json.*examples:\n  tallow ${command}")
     message(FATAL_ERROR "tallow ${command} --help:\n${out}")
