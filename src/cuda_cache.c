@@ -68,8 +68,7 @@ static bool own_file(char path[CUDA_CACHE_PATH]) {
     return length > 0;
 }
 
-/* tallow.pack in its folder. */
-static bool beside_library(char path[CUDA_CACHE_PATH]) {
+bool tallow_cuda_own_pack(char path[CUDA_CACHE_PATH]) {
     char own[CUDA_CACHE_PATH];
     if (!own_file(own)) return false;
     char *slash = strrchr(own, '/');
@@ -93,7 +92,7 @@ static bool find_in_pack(const spec *s, int capability, const char *path, pack_k
 static bool find_packed(const spec *s, int capability, const char *given, pack_kernel *kernel) {
     char path[CUDA_CACHE_PATH];
     return find_in_pack(s, capability, given, kernel) ||
-           (beside_library(path) && find_in_pack(s, capability, path, kernel));
+           (tallow_cuda_own_pack(path) && find_in_pack(s, capability, path, kernel));
 }
 
 /* ---- the compiler ---- */

@@ -11,6 +11,9 @@ enum { CUDA_CACHE_PATH = 4096 };
  * names none. */
 bool tallow_cuda_cache_folder(char path[CUDA_CACHE_PATH]);
 
+/* Where a pack would lie beside the library; false: nobody can say. */
+bool tallow_cuda_own_pack(char path[CUDA_CACHE_PATH]);
+
 /* Code of a specialisation for a GPU; the caller frees it. `pack`: a file to look into first; null:
  * none. */
 tallow_status tallow_cuda_image(const spec *s, int capability, const char *pack, void **image);

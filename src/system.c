@@ -1,7 +1,9 @@
+#define _POSIX_C_SOURCE 200809L
 #include "system.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "cuda_cache.h"
 #include "cuda_driver.h"
@@ -48,6 +50,14 @@ static void cache_line(writer *w) {
         line(w, "cache none: TALLOW_CACHE_DIR, XDG_CACHE_HOME and HOME are unset\n");
 }
 
+static void pack_line(writer *w) {
+    char path[CUDA_CACHE_PATH];
+    if (!tallow_cuda_own_pack(path))
+        line(w, "pack none: where the library lies is unknown\n");
+    else
+        line(w, "pack %s%s\n", access(path, R_OK) ? "none: looked for " : "", path);
+}
+
 void tallow_system_text(cpu_level level, char *text, size_t size) {
     writer w = {text, size};
     line(&w, "version %d.%d.%d\n", TALLOW_VERSION_MAJOR, TALLOW_VERSION_MINOR,
@@ -56,4 +66,5 @@ void tallow_system_text(cpu_level level, char *text, size_t size) {
     line(&w, "threads %d\n", tallow_cpu_threads(0));
     gpu_lines(&w);
     cache_line(&w);
+    pack_line(&w);
 }

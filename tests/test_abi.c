@@ -306,8 +306,8 @@ static tallow_status write_system(const call *c, char *text, size_t size) {
 }
 
 static void system_lines(void) {
-    static const char *const names[] = {"cpu_level ", "threads ", "gpu ",
-                                        "driver ",    "nvrtc ",   "cache "};
+    static const char *const names[] = {"cpu_level ", "threads ", "gpu ", "driver ",
+                                        "nvrtc ",     "cache ",   "pack "};
     static char text[4096];
     const char *at = text;
     EXPECT(tallow_system_describe(text, sizeof text) == TALLOW_OK, "%s", tallow_last_error());
