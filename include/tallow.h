@@ -67,7 +67,8 @@ TALLOW_API const char *tallow_last_error(void);
 TALLOW_API uint32_t tallow_version(void);
 
 /* What this machine offers, one "name value" per line: version, CPU level, threads, GPUs, driver
- * and NVRTC (or why there is none), cache folder, pack. Always ends with a NUL; cut to `text_size` bytes.
+ * and NVRTC (or why there is none), cache folder, pack. Always ends with a NUL; cut to `text_size`
+ * bytes.
  */
 TALLOW_API tallow_status tallow_system_describe(char *text, size_t text_size);
 

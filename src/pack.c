@@ -101,7 +101,8 @@ bool tallow_pack_find(const char *path, bool own, pack_kernel *kernel) {
 /* ---- writing ---- */
 
 static tallow_status fail(const char *path, int error) {
-    return tallow_fail(TALLOW_INVALID_ARGUMENT, "%s: %s", path, strerror(error));
+    return tallow_fail(TALLOW_INVALID_ARGUMENT, "%s: %s: must be a file that can be written", path,
+                       strerror(error));
 }
 
 static bool write_at(int file, const void *data, size_t size, uint64_t begin) {

@@ -123,11 +123,11 @@ static const scalar_field scalar_fields[][24] = {
      A(rotary.rotary_dim, INT64), A(rotary.theta, DOUBLE), A(rotary.attention_factor, FLOAT),
      A(rotary.pairing, INT32), A(rotary.mrope, INT32), A(rotary.mrope_sections[1], INT32),
      A(num_splits, INT64), A(precision, INT32), A(batch_invariant, INT32), A(device, INT32),
-     A(threads, INT32), A(stream, POINTER), A(workspace_size, INT64), END},
+     A(threads, INT32), A(stream, POINTER), A(workspace_size, INT64), A(pack, POINTER), END},
     {R(rotary.rotary_dim, INT64), R(rotary.theta, DOUBLE), R(rotary.attention_factor, FLOAT),
      R(rotary.pairing, INT32), R(rotary.mrope, INT32), R(rotary.mrope_sections[0], INT32),
-     R(stream, POINTER), R(device, INT32), R(threads, INT32), END},
-    {M(stream, POINTER), M(device, INT32), M(threads, INT32), END},
+     R(stream, POINTER), R(device, INT32), R(threads, INT32), R(pack, POINTER), END},
+    {M(stream, POINTER), M(device, INT32), M(threads, INT32), M(pack, POINTER), END},
 };
 /* clang-format on */
 
@@ -636,6 +636,21 @@ static void check_message(tallow_status status) {
     CHECK(status != TALLOW_INVALID_ARGUMENT || strstr(message, "must"));
 }
 
+/* What a GPU would run, without one. */
+static void plan_gpu(const tallow_attention_params *a, size_t size) {
+    static const char *const archs[] = {"sm_80", "sm_86", "sm_90a"};
+    char text[512];
+    tallow_attention_params gpu = {0};
+    memcpy(&gpu, a, size < sizeof gpu ? size : sizeof gpu);
+    gpu.device = TALLOW_DEVICE_CUDA;
+    gpu.pack = NULL;
+    const tallow_status status =
+        tallow_attention_compile(&gpu, sizeof gpu, archs[draw(3)], text, sizeof text);
+    check_message(status);
+    CHECK(status == TALLOW_OK || status == TALLOW_UNSUPPORTED);
+    CHECK(status != TALLOW_OK || strstr(text, "\ncompiled 0\n"));
+}
+
 /* The calls that plan: what they refuse is refused with data too. */
 static void plan(const tallow_attention_params *a, size_t size, tallow_status status) {
     char text[4096], *cut = malloc(1 + draw(64));
@@ -648,6 +663,7 @@ static void plan(const tallow_attention_params *a, size_t size, tallow_status st
     CHECK(planned != TALLOW_OK || strlen(text) < sizeof text);
     CHECK(tallow_attention_describe(a, size, cut, 1) == planned);
     free(cut);
+    if (planned == TALLOW_OK) plan_gpu(a, size);
 }
 
 /* Again, with scratch of exactly the size asked for, then with a byte too little. */

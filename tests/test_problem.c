@@ -403,6 +403,7 @@ static void how_to_compute(void) {
     BAD(DENSE, c->a.batch_invariant = 2, SHAPES, "batch_invariant = 2", "0 to 1");
     BAD(DENSE, c->a.device = 2, SHAPES, "device = 2", "TALLOW_DEVICE_CPU (0)");
     BAD(DENSE, c->a.threads = -1, SHAPES, "threads = -1", "at least 0");
+    BAD(DENSE, c->a.pack = "x", SHAPES, "pack = ", "null on the CPU");
     BAD(DENSE, c->a.stream = c, SHAPES, "stream = 0x", "null on the CPU");
     BAD(DENSE, (c->a.workspace = c->data.workspace + 1, c->a.workspace_size = 64), SHAPES,
         "workspace = 0x", "multiple of 256");
@@ -459,6 +460,7 @@ static void rotary_calls(void) {
         DATA, "reaches position 2", "at most 1, the last row of rotary.cos");
     BAD(ROTARY, c->r.rotary.rotary_dim = 18, DATA, "rotary.rotary_dim = 18", "2 to head_dim, 16");
     BAD(ROTARY, c->r.threads = -1, DATA, "threads = -1", "at least 0");
+    BAD(ROTARY, c->r.pack = "x", DATA, "pack = ", "null on the CPU");
     BAD(ROTARY, c->r.device = -1, DATA, "device = -1", "TALLOW_DEVICE_CPU");
     BAD(ROTARY, c->r.stream = c, DATA, "stream = 0x", "null on the CPU");
     WITH(ROTARY, c->r.device = TALLOW_DEVICE_CUDA, need_gpu(c, __LINE__));
@@ -488,6 +490,7 @@ static void merge_calls(void) {
     BAD(MERGE, (c->m.lse.data = c->m.lse_b.data, c->m.lse_b.strides[2] = 1), DATA,
         "lse.data = lse_b.data", "same strides");
     BAD(MERGE, c->m.threads = -1, DATA, "threads = -1", "at least 0");
+    BAD(MERGE, c->m.pack = "x", DATA, "pack = ", "null on the CPU");
     BAD(MERGE, c->m.device = 9, DATA, "device = 9", "TALLOW_DEVICE_CUDA (1)");
     WITH(MERGE, c->m.device = TALLOW_DEVICE_CUDA, need_gpu(c, __LINE__));
 }
