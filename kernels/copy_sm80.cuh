@@ -71,26 +71,38 @@ INLINE uint4 gather_chunk(const char *from) {
                       half[4] | (uint32_t)half[5] << 16, half[6] | (uint32_t)half[7] << 16);
 }
 
+/* Turing copies through registers, at once. */
+constexpr bool asynchronous = spec::family >= 80;
+
+INLINE uint4 read_chunk(const char *from) {
+    return spec::access == 0 ? *(const uint4 *)from : gather_chunk(from);
+}
+
 /* Starts the copy of a chunk; without `there` it becomes zeros and nothing is read. */
 INLINE void copy_chunk(uint32_t to, const char *from, bool there) {
-    if (spec::access == 0)
+    if (asynchronous && spec::access == 0)
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                      "r"(there ? 16 : 0)
                      : "memory");
     else
-        set_shared_chunk(to, there ? gather_chunk(from) : make_uint4(0, 0, 0, 0));
+        set_shared_chunk(to, there ? read_chunk(from) : make_uint4(0, 0, 0, 0));
 }
 
 /* Starts the copy of a 32-bit word. */
 INLINE void copy_word(uint32_t to, const int32_t *from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+    if (asynchronous)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+    else
+        set_shared_i32(to, *from);
 }
 
 /* Copies started since the last call become a group; waits until at most `pending` groups of the
  * calling thread are under way. */
-INLINE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+INLINE void commit_copies() {
+    if (asynchronous) asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int pending> INLINE void wait_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+    if (asynchronous) asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
 #endif

@@ -17,6 +17,18 @@ INLINE float load_element(const void *row, int dtype, int64_t i) {
     return x;
 }
 
+/* Rounds to nearest even; any NaN becomes one. */
+INLINE uint16_t bf16_of(float x) {
+#if __CUDA_ARCH__ >= 800
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));
+    return (uint16_t)pair;
+#else
+    const uint32_t bits = __float_as_uint(x);
+    return x == x ? (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16) : 0x7fff;
+#endif
+}
+
 INLINE void store_element(void *row, int dtype, int64_t i, float x) {
     uint16_t bits;
     if (dtype == DTYPE_F32) {
@@ -24,9 +36,7 @@ INLINE void store_element(void *row, int dtype, int64_t i, float x) {
         return;
     }
     if (dtype == DTYPE_BF16) {
-        uint32_t pair;
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));
-        bits = (uint16_t)pair;
+        bits = bf16_of(x);
     } else {
         asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     }

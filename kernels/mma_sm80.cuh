@@ -24,6 +24,14 @@ INLINE void load_transposed(uint32_t (&m)[4], uint32_t address) {
                  : "memory");
 }
 
+/* c (16 x 8) += a (16 x 8) b (8 x 8), all that Turing has */
+INLINE void multiply_add_half(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, "
+                 "{%6}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+}
+
 /* c (16 x 8) += a (16 x 16) b (16 x 8) */
 INLINE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #define MMA(TYPE)                                                                                  \
@@ -31,10 +39,14 @@ INLINE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
                  ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"            \
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                  \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-    if (spec::f16)
+    if (spec::family == 75) {
+        multiply_add_half(c, a[0], a[1], b0);
+        multiply_add_half(c, a[2], a[3], b1);
+    } else if (spec::f16) {
         MMA("f16");
-    else
+    } else {
         MMA("bf16");
+    }
 #undef MMA
 }
 

@@ -68,7 +68,11 @@ INLINE bool has_part(const int n) {
 /* Two floats rounded to nearest even, the first in the low half; and back. */
 INLINE uint32_t pack(float low, float high) {
     uint32_t pair;
-    if (spec::f16)
+    if (spec::family == 75)
+        asm("{.reg .b16 l, h;\ncvt.rn.f16.f32 l, %2;\ncvt.rn.f16.f32 h, %1;\nmov.b32 %0, {l, h};}"
+            : "=r"(pair)
+            : "f"(high), "f"(low));
+    else if (spec::f16)
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     else
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));

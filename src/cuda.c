@@ -171,8 +171,8 @@ tallow_status tallow_cuda_describe(const problem *p, char *text, size_t text_siz
 static tallow_status start_rows(cuda_scope *scope, const char *name, const void *data, void *stream,
                                 const char *pack, void *const **entries) {
     tallow_status status = tallow_cuda_enter(scope, name, data, stream);
-    if (!status && scope->gpu->capability < 80)
-        status = tallow_fail(TALLOW_UNSUPPORTED, "%s: its compute capability must be at least 8.0",
+    if (!status && scope->gpu->capability < 75)
+        status = tallow_fail(TALLOW_UNSUPPORTED, "%s: its compute capability must be at least 7.5",
                              scope->gpu->name);
     return status ? status : tallow_cuda_kernels(&rows_program, scope->gpu, pack, entries);
 }

@@ -18,6 +18,7 @@ typedef struct {
     int multiprocessors;
     size_t shared_bytes; /* that one thread block may have */
     size_t l2_bytes;
+    int family; /* of the kernels to run, as in spec.def; 0: the latest that it has */
 } cuda_gpu;
 
 typedef struct {

@@ -12,7 +12,7 @@
  * "Technical Specifications". */
 static const struct {
     int capability, shared_kib;
-} known[] = {{80, 163},  {86, 99},   {87, 163},  {89, 99},  {90, 227},
+} known[] = {{75, 64},   {80, 163},  {86, 99},   {87, 163}, {89, 99}, {90, 227},
              {100, 227}, {103, 227}, {110, 227}, {120, 99}, {121, 99}};
 enum { KNOWN = sizeof known / sizeof *known };
 

@@ -6,7 +6,7 @@
 
 enum {
     FEW_ROWS = 16,
-    OLDEST = 80,                     /* compute capability */
+    OLDEST = 75,                     /* compute capability */
     LEAST_SPLIT_KEYS = 256,          /* a part shorter than this costs more than it spreads */
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
@@ -39,10 +39,14 @@ static int32_t count_parts(const problem *p) {
     return p->out_dtype == TALLOW_F32 ? 3 : 2;
 }
 
+static int32_t family_of(const cuda_gpu *gpu) {
+    return gpu->family ? gpu->family : gpu->capability < 80 ? 75 : 80;
+}
+
 static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     const bool whole_q = out->rotates_q || aligned(&p->q);
     out->kernel = (spec){
-        .family = 80,
+        .family = family_of(gpu),
         .dtype = p->dtype,
         .head_dim = (int32_t)p->head_dim,
         .head_dim_v = (int32_t)p->head_dim_v,
@@ -94,10 +98,16 @@ static int64_t choose_section(const cuda_plan *plan, const problem *p, const cud
 
 /* ---- the plan ---- */
 
-static tallow_status need_gpu(const cuda_gpu *gpu) {
-    if (gpu->capability >= OLDEST) return TALLOW_OK;
-    return tallow_fail(TALLOW_UNSUPPORTED, "%s has compute capability %d.%d: must be at least 8.0",
-                       gpu->name, gpu->capability / 10, gpu->capability % 10);
+static tallow_status need_gpu(const cuda_gpu *gpu, const problem *p) {
+    const int major = gpu->capability / 10, minor = gpu->capability % 10;
+    if (gpu->capability < OLDEST)
+        return tallow_fail(TALLOW_UNSUPPORTED,
+                           "%s has compute capability %d.%d: must be at least 7.5", gpu->name,
+                           major, minor);
+    if (family_of(gpu) >= 80 || p->dtype == TALLOW_F16) return TALLOW_OK;
+    return tallow_fail(
+        TALLOW_UNSUPPORTED, "q.dtype = %s: must be TALLOW_F16 on %s, of compute capability %d.%d",
+        p->dtype == TALLOW_BF16 ? "TALLOW_BF16" : "TALLOW_F32", gpu->name, major, minor);
 }
 
 /* Kernels count rows, tiles and thread blocks in 31 bits. */
@@ -130,7 +140,7 @@ static void count_bytes(cuda_plan *out, const problem *p) {
 tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     *out = (cuda_plan){.rotates_q = p->rotary.dim > 0, .tokens = p->max_seqlen_new};
     if (out->rotates_q) out->tokens = most(out->tokens, p->max_seqlen_q);
-    tallow_status status = need_gpu(gpu);
+    tallow_status status = need_gpu(gpu, p);
     if (!status) status = choose_kernel(out, p, gpu);
     if (status) return status;
     out->row_blocks = ceil_div(p->max_seqlen_q * p->group, out->tile.block_rows);

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "case_cuda.h"
+#include "cuda_driver.h"
 #include "expect.h"
 
 enum { RANDOM_CASES = 150, SKIPPED = 77 };
@@ -54,6 +55,25 @@ static void run_cases(uint64_t seed, int count, int share, int shares) {
     printf("error %.3f of the plain computation's, over %d cases\n",
            ratio_count ? ratios / ratio_count : 0, ratio_count);
     EXPECT(ratios <= 1.2 * ratio_count, "mean ratio %.3f", ratios / ratio_count);
+}
+
+/* The f16 cases through the kernels of Turing, which newer GPUs run too. */
+static void run_turing(uint64_t seed, int share, int shares) {
+    cuda_scope scope;
+    attention_case c;
+    EXPECT(!tallow_cuda_enter(&scope, NULL, NULL, NULL), "%s", tallow_last_error());
+    cuda_gpu *known = (cuda_gpu *)(uintptr_t)scope.gpu; /* the library's own */
+    const cuda_gpu before = *known;
+    known->family = 75;
+    known->shared_bytes = 64 * 1024;
+    for (int i = share; i < case_count(); i += shares) {
+        const case_options *o = case_at(i);
+        if (o->dtype != TALLOW_F16 || o->head_dim > 256 || o->head_dim_v > 256) continue;
+        case_build(&c, o, seed);
+        run_case(&c, o->name);
+    }
+    *known = before;
+    tallow_cuda_leave(&scope);
 }
 
 /* ---- what a call refuses ---- */
@@ -354,5 +374,6 @@ int main(int argc, char **argv) {
         run_refusals();
     }
     run_cases(seed, count, share, shares);
+    run_turing(seed, share, shares);
     return expect_report();
 }

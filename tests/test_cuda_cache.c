@@ -278,7 +278,7 @@ static void expect_refusal(tallow_attention_params call, const char *arch, tallo
 
 static void run_refusals(void) {
     tallow_attention_params call = empty_call();
-    expect_refusal(call, "sm_90", TALLOW_INVALID_ARGUMENT, "arch = sm_90: must be sm_80");
+    expect_refusal(call, "sm_90", TALLOW_INVALID_ARGUMENT, "arch = sm_90: must be sm_75");
     expect_refusal(call, "sm_90a,sm_80", TALLOW_INVALID_ARGUMENT, "sm_90a, ");
     expect_refusal(call, "", TALLOW_INVALID_ARGUMENT, " or sm_121");
     expect_refusal(call, NULL, TALLOW_INVALID_ARGUMENT, "arch = null");

@@ -7,7 +7,8 @@
 
 static const cuda_gpu h200 = {0, "H200", 90, 132, 227 * 1024, 60u << 20};
 static const cuda_gpu small = {0, "RTX", 86, 28, 99 * 1024, 2u << 20};
-static const cuda_gpu old = {0, "T4", 75, 40, 64 * 1024, 4u << 20};
+static const cuda_gpu turing = {0, "T4", 75, 40, 64 * 1024, 4u << 20};
+static const cuda_gpu volta = {0, "V100", 70, 80, 96 * 1024, 6u << 20};
 
 typedef struct {
     int64_t batch, heads, heads_kv, seqlen_q, seqlen_k, head_dim;
@@ -64,6 +65,21 @@ static void run_kernels(void) {
     EXPECT(plan_of(&a, &h200).kernel.access == 1, "heads of 264 bytes are not aligned");
 }
 
+static void run_turing(void) {
+    sizes s = prefill;
+    s.dtype = TALLOW_F16;
+    tallow_attention_params a = params(&s);
+    cuda_plan plan = plan_of(&a, &turing);
+    EXPECT(plan.kernel.family == 75 && plan.kernel.shared_memory == 64, "the kernels of Turing");
+    EXPECT(plan.tile.shared_bytes <= 64 * 1024, "%d bytes", (int)plan.tile.shared_bytes);
+    EXPECT(plan_of(&a, &h200).kernel.family == 80, "of Ampere and later");
+    cuda_gpu forced = h200;
+    forced.family = 75;
+    forced.shared_bytes = turing.shared_bytes;
+    cuda_plan same = plan_of(&a, &forced);
+    EXPECT(!memcmp(&same.kernel, &plan.kernel, sizeof plan.kernel), "on a newer GPU too");
+}
+
 static void run_splits(void) {
     tallow_attention_params a = params(&decode);
     cuda_plan plan = plan_of(&a, &h200);
@@ -116,8 +132,11 @@ static void run_refusals(void) {
     problem p;
     cuda_plan plan;
     EXPECT(!tallow_problem_init(&p, &a, sizeof a, CHECK_SHAPES), "%s", tallow_last_error());
-    EXPECT(tallow_cuda_plan_make(&plan, &p, &old) == TALLOW_UNSUPPORTED &&
-               strstr(tallow_last_error(), "7.5") && strstr(tallow_last_error(), "8.0"),
+    EXPECT(tallow_cuda_plan_make(&plan, &p, &volta) == TALLOW_UNSUPPORTED &&
+               strstr(tallow_last_error(), "7.0") && strstr(tallow_last_error(), "7.5"),
+           "%s", tallow_last_error());
+    EXPECT(tallow_cuda_plan_make(&plan, &p, &turing) == TALLOW_UNSUPPORTED &&
+               strstr(tallow_last_error(), "q.dtype = TALLOW_BF16: must be TALLOW_F16"),
            "%s", tallow_last_error());
     p.max_seqlen_q = INT32_MAX;
     EXPECT(tallow_cuda_plan_make(&plan, &p, &h200) == TALLOW_UNSUPPORTED, "rows beyond 31 bits");
@@ -151,6 +170,7 @@ static void run_describe(void) {
 
 int main(void) {
     run_kernels();
+    run_turing();
     run_splits();
     run_invariance();
     run_sections();

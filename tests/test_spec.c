@@ -78,6 +78,26 @@ static void check_all(void) {
                    (int)tallow_spec_axes[i].values[v]);
 }
 
+/* Whatever the options, Turing has a tile for heads of up to 256 elements. */
+static void check_turing(void) {
+    spec_tile tile;
+    for (int i = 0; i < 32 * 32 * 2 * 2 * 3 * 2 * 2; i++) {
+        const int options = i / 1024;
+        spec s = {75,
+                  TALLOW_F16,
+                  8 * (i % 32 + 1),
+                  8 * (i / 32 % 32 + 1),
+                  options % 2,
+                  options / 2 % 2,
+                  options / 4 % 3 + 1,
+                  options / 12 % 2,
+                  options / 24,
+                  64};
+        EXPECT(tallow_spec_check(&s) == TALLOW_OK && tallow_spec_tile(&s, &tile), "%s",
+               tallow_last_error());
+    }
+}
+
 static const spec usual = {80, TALLOW_BF16, 128, 128, 0, 0, 1, 0, 0, 227};
 
 static void check_options(void) {
@@ -109,6 +129,11 @@ static void check_complaints(void) {
     s.dtype = TALLOW_F32;
     s.p_parts = 2;
     check_complaint(s, "p_parts must be 1");
+    s = usual;
+    s.family = 75;
+    check_complaint(s, "compute capability 7.5 take f16 alone");
+    s.dtype = TALLOW_F16;
+    check_complaint(s, "64 KiB of shared memory");
     s = (spec){80, TALLOW_F32, 576, 512, 0, 0, 1, 0, 0, 99};
     check_complaint(s, "no tile fits in 99 KiB");
 }
@@ -117,12 +142,14 @@ static void check_classes(void) {
     EXPECT(tallow_spec_shared_memory(232448) == 227, "%d", tallow_spec_shared_memory(232448));
     EXPECT(tallow_spec_shared_memory(166912) == 163, "%d", tallow_spec_shared_memory(166912));
     EXPECT(tallow_spec_shared_memory(101376) == 99, "%d", tallow_spec_shared_memory(101376));
-    EXPECT(tallow_spec_shared_memory(65536) == 0, "%d", tallow_spec_shared_memory(65536));
+    EXPECT(tallow_spec_shared_memory(65536) == 64, "%d", tallow_spec_shared_memory(65536));
+    EXPECT(tallow_spec_shared_memory(49152) == 0, "%d", tallow_spec_shared_memory(49152));
 }
 
 int main(void) {
     check_divisors();
     check_all();
+    check_turing();
     check_options();
     check_complaints();
     check_classes();
