@@ -93,6 +93,7 @@ pub struct tallow_rotary_params {
     pub stream: *mut c_void,
     pub device: i32,
     pub threads: i32,
+    pub pack: *const c_char,
 }
 
 #[repr(C)]
@@ -136,6 +137,7 @@ pub struct tallow_attention_params {
     pub stream: *mut c_void,
     pub workspace: *mut c_void,
     pub workspace_size: usize,
+    pub pack: *const c_char,
 }
 
 #[repr(C)]
@@ -150,6 +152,7 @@ pub struct tallow_merge_params {
     pub stream: *mut c_void,
     pub device: i32,
     pub threads: i32,
+    pub pack: *const c_char,
 }
 
 extern "C" {
@@ -174,6 +177,13 @@ extern "C" {
     pub fn tallow_attention_describe(
         params: *const tallow_attention_params,
         params_size: usize,
+        text: *mut c_char,
+        text_size: usize,
+    ) -> tallow_status;
+    pub fn tallow_attention_compile(
+        params: *const tallow_attention_params,
+        params_size: usize,
+        arch: *const c_char,
         text: *mut c_char,
         text_size: usize,
     ) -> tallow_status;

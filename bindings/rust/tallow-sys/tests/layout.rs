@@ -53,15 +53,17 @@ fn structs_lie_as_in_c() {
         tallow_rotary_angles {
             rotary_dim theta inv_freq cos sin attention_factor pairing mrope mrope_sections
         }
-        tallow_rotary_params { x out positions offset cu_seqlens rotary stream device threads }
+        tallow_rotary_params {
+            x out positions offset cu_seqlens rotary stream device threads pack
+        }
         tallow_attention_params {
             q k v out lse cu_seqlens_q cu_seqlens_k seqused_k leftpad_k block_table
             cache_batch_idx max_seqlen_q max_seqlen_k alibi_slopes sinks softmax_scale softcap
             window_left window_right prefix_ranges mask dropout_p dropout_seed dropout_offset k_new
             v_new cu_seqlens_k_new rotary positions_q positions_k_new num_splits precision
-            batch_invariant device threads stream workspace workspace_size
+            batch_invariant device threads stream workspace workspace_size pack
         }
-        tallow_merge_params { out_a lse_a out_b lse_b out lse stream device threads }
+        tallow_merge_params { out_a lse_a out_b lse_b out lse stream device threads pack }
     };
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (folder.join("layout.c"), folder.join("layout"));
