@@ -313,7 +313,7 @@ def test_dropout_weights(normal):
 def test_operators_are_sound(normal):
     """PyTorch's own checks of schema, fake shapes and autograd registration."""
     q, k, v = (normal(2, 5, h, 16).requires_grad_() for h in (4, 2, 2))
-    dense = (q, k, v, None, None, 5, 5, None, None, None, 0.25, -1, 0, 0.0, 0.0, None)
+    dense = (q, k, v, None, None, 5, 5, None, None, None, None, 0.25, -1, 0, 0.0, 0.0, None)
     torch.library.opcheck(_torch_ops.attention_op, dense)
     starts = torch.tensor([0, 2, 5], dtype=torch.int32)
     packed = (*(x[0] for x in (q, k, v)), starts, starts, 3, 3, *dense[7:])

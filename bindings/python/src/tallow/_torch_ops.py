@@ -75,20 +75,29 @@ def _group_scores(
     return scores, slope
 
 
+Where = tuple[int, slice] | slice
+
+
 def _sequences(
-    q: Tensor, k: Tensor, cu_seqlens_q: Optional[Tensor], cu_seqlens_k: Optional[Tensor]
-) -> Iterator[tuple[int, tuple[int, slice] | slice, tuple[int, slice] | slice]]:
-    """(b, where its rows lie in q, where in k)."""
-    if cu_seqlens_q is None or cu_seqlens_k is None:
-        for b in range(q.shape[0]):
-            yield b, (b, slice(None)), (b, slice(None))
-        return
-    starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-    for b in range(len(starts_q) - 1):
-        yield b, slice(starts_q[b], starts_q[b + 1]), slice(starts_k[b], starts_k[b + 1])
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens_q: Optional[Tensor],
+    cu_seqlens_k: Optional[Tensor],
+    keys: Optional[Tensor],
+) -> Iterator[tuple[int, Where, Where]]:
+    """(b, where its rows lie in q, where its keys in k); keys as attention_op takes them."""
+    starts_q = cu_seqlens_q.tolist() if cu_seqlens_q is not None else None
+    starts_k = cu_seqlens_k.tolist() if cu_seqlens_k is not None else None
+    ranges = keys.tolist() if keys is not None else None
+    for b in range(q.shape[0] if starts_q is None else len(starts_q) - 1):
+        rows: Where = (b, slice(None)) if starts_q is None else slice(*starts_q[b : b + 2])
+        if ranges is not None:
+            yield b, rows, (ranges[0][b], slice(ranges[1][b], ranges[2][b]))
+        else:
+            yield b, rows, (b, slice(None)) if starts_k is None else slice(*starts_k[b : b + 2])
 
 
-def _lse_of(lse: Tensor, b: int, rows: tuple[int, slice] | slice) -> Tensor:
+def _lse_of(lse: Tensor, b: int, rows: Where) -> Tensor:
     return lse[:, rows] if isinstance(rows, slice) else lse[b]
 
 
@@ -103,6 +112,18 @@ def _slopes_of(alibi_slopes: Optional[Tensor], b: int, heads: slice) -> Optional
 # --------------------------------------------------------------------------------------------
 
 
+def padded(x: Tensor) -> Tensor:
+    """The last dimension contiguous, and padded with zeros to a multiple of 8: no score changes,
+    and the new columns of out are zero."""
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.shape[-1] % 8 == 0 else torch.nn.functional.pad(x, (0, -x.shape[-1] % 8))
+
+
+def new_rng(dropout_p: float) -> Optional[Tensor]:
+    """Seed and offset from torch's generator, when they are needed."""
+    return torch.randint(2**63 - 1, (2,)) if dropout_p > 0 else None
+
+
 @torch.library.custom_op("tallow::attention", mutates_args=())
 def attention_op(
     q: Tensor,
@@ -113,6 +134,7 @@ def attention_op(
     max_seqlen_q: int,
     max_seqlen_k: int,
     block_table: Optional[Tensor],
+    keys: Optional[Tensor],
     alibi_slopes: Optional[Tensor],
     sinks: Optional[Tensor],
     softmax_scale: float,
@@ -122,8 +144,11 @@ def attention_op(
     dropout_p: float,
     rng: Optional[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """out and lse. left, right: -1 is unlimited. rng: i64 (2) in host memory, seed and offset."""
+    """out and lse. left, right: -1 is unlimited. rng: i64 (2) in host memory, seed and offset.
+    keys: i32 (3, batch), the row of a dense k and v that each sequence reads, its first key and
+    the end of its keys."""
     seed, offset = rng.tolist() if rng is not None else (0, 0)
+    row, first, end = (None, None, None) if keys is None else keys.unbind(0)
     with torch.no_grad():
         out, lse = attention(
             q,
@@ -137,6 +162,9 @@ def attention_op(
             cu_seqlens_q=cu_seqlens_q,
             cu_seqlens_k=cu_seqlens_k,
             block_table=block_table,
+            cache_batch_idx=row,
+            leftpad_k=first,
+            seqused_k=end,
             max_seqlen_q=max_seqlen_q,
             max_seqlen_k=max_seqlen_k,
             dropout_p=dropout_p,
@@ -168,6 +196,7 @@ def attention_backward_op(
     lse: Tensor,
     cu_seqlens_q: Optional[Tensor],
     cu_seqlens_k: Optional[Tensor],
+    keys: Optional[Tensor],
     alibi_slopes: Optional[Tensor],
     softmax_scale: float,
     left: int,
@@ -176,15 +205,16 @@ def attention_backward_op(
     dropout_p: float,
     rng: Optional[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    grads = [torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (q, k, v)]
+    dq, dk, dv = grads
     heads, heads_kv = q.shape[-2], k.shape[-2]
     group = heads // heads_kv
     seeds = rng.tolist() if rng is not None else ()
-    for b, rows, keys in _sequences(q, k, cu_seqlens_q, cu_seqlens_k):
+    for b, rows, at in _sequences(q, k, cu_seqlens_q, cu_seqlens_k, keys):
         delta = (dout[rows].float() * out[rows].float()).sum(-1).T - _lse_of(dlse, b, rows)
         for g in range(heads_kv):
             hs = slice(g * group, (g + 1) * group)
-            qg, kg, vg = q[rows][:, hs], k[keys][:, g], v[keys][:, g]
+            qg, kg, vg = q[rows][:, hs], k[at][:, g], v[at][:, g]
             scores, slope = _group_scores(
                 qg, kg, _slopes_of(alibi_slopes, b, hs), softmax_scale, left, right, softcap
             )
@@ -202,10 +232,10 @@ def attention_backward_op(
                 keep = torch.stack(kept) / (1 - dropout_p)
                 weight, dp = p * keep, dp * keep
             ds = p * (dp - delta[hs, :, None]) * slope * softmax_scale
-            dq[rows][:, hs] = torch.einsum("hij,jd->ihd", ds, kg.float()).to(q.dtype)
-            dk[keys][:, g] = torch.einsum("hij,ihd->jd", ds, qg.float()).to(k.dtype)
-            dv[keys][:, g] = torch.einsum("hij,ihd->jd", weight, do).to(v.dtype)
-    return dq, dk, dv
+            dq[rows][:, hs] += torch.einsum("hij,jd->ihd", ds, kg.float())
+            dk[at][:, g] += torch.einsum("hij,ihd->jd", ds, qg.float())
+            dv[at][:, g] += torch.einsum("hij,ihd->jd", weight, do)
+    return grads[0].to(q.dtype), grads[1].to(k.dtype), grads[2].to(v.dtype)
 
 
 @attention_backward_op.register_fake
@@ -214,43 +244,22 @@ def _(dout, dlse, q, k, v, *rest):  # type: ignore[no-untyped-def]
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    (
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        _,
-        _,
-        block_table,
-        alibi_slopes,
-        sinks,
-        scale,
-        left,
-        right,
-        softcap,
-        dropout_p,
-        rng,
-    ) = inputs
-    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, alibi_slopes, rng)
-    ctx.options = (scale, left, right, softcap, dropout_p)
-    ctx.refused = (
-        "block_table"
-        if block_table is not None
-        else "sinks"
-        if sinks is not None and sinks.requires_grad
-        else None
-    )
+    q, k, v, cu_q, cu_k, _, _, block_table, keys, alibi_slopes, sinks, *options, rng = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_q, cu_k, keys, alibi_slopes, rng)
+    ctx.options = options
+    ctx.refused = None
+    if block_table is not None:
+        ctx.refused = "block_table"
+    elif sinks is not None and sinks.requires_grad:
+        ctx.refused = "sinks that require grad"
 
 
 def _backward(ctx, dout, dlse):  # type: ignore[no-untyped-def]
     if ctx.refused:
-        raise NotImplementedError(f"{ctx.refused}: attention has no backward pass with it")
-    q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, rng = ctx.saved_tensors
-    grads = attention_backward_op(
-        dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, *ctx.options, rng
-    )
-    return (*grads, *(None,) * 13)
+        raise NotImplementedError(f"{ctx.refused}: attention has no backward pass with them")
+    *tensors, rng = ctx.saved_tensors
+    grads = attention_backward_op(dout, dlse, *tensors, *ctx.options, rng)
+    return (*grads, *(None,) * 14)
 
 
 attention_op.register_autograd(_backward, setup_context=_save)
@@ -278,12 +287,12 @@ def dropped_weights(
     batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     rounded = [-(-n // 128) * 128 for n in (max_seqlen_q, max_seqlen_k)]
     found = q.new_zeros((batch, heads, *rounded))
-    for b, rows, keys in _sequences(q, k, cu_seqlens_q, cu_seqlens_k):
+    for b, rows, at in _sequences(q, k, cu_seqlens_q, cu_seqlens_k, None):
         for h in range(heads):
             hs = slice(h, h + 1)
             scores, _ = _group_scores(
                 q[rows][:, hs],
-                k[keys][:, h // group],
+                k[at][:, h // group],
                 _slopes_of(alibi_slopes, b, hs),
                 softmax_scale,
                 left,

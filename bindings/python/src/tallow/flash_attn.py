@@ -21,7 +21,6 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from . import _torch_ops as ops
 
@@ -32,15 +31,6 @@ __version__ = "2.8.3"
 # --------------------------------------------------------------------------------------------
 # Arguments, as flash-attn understands them
 # --------------------------------------------------------------------------------------------
-
-
-def _contiguous(x: Optional[Tensor]) -> Any:
-    return x.contiguous() if x is not None and x.stride(-1) != 1 else x
-
-
-def _padded(x: Optional[Tensor]) -> Any:
-    """The last dimension padded with zeros to a multiple of 8."""
-    return x if x is None or x.shape[-1] % 8 == 0 else pad(x, (0, -x.shape[-1] % 8))
 
 
 def _window(window_size: Any, causal: bool, seqlen_k: int) -> tuple[int, int]:
@@ -90,8 +80,8 @@ def _attention(
     head_dim, head_dim_v = q.shape[-1], v.shape[-1]
     scale = head_dim**-0.5 if softmax_scale is None else float(softmax_scale)
     sides = _window(window_size, causal, lengths[1])
-    q, k, v = (_padded(_contiguous(x)) for x in (q, k, v))
-    rng = torch.randint(2**63 - 1, (2,)) if dropout_p > 0 else None
+    q, k, v = map(ops.padded, (q, k, v))
+    rng = ops.new_rng(dropout_p)
     out, lse = ops.attention_op(
         q,
         k,
@@ -99,6 +89,7 @@ def _attention(
         *starts,
         *lengths,
         block_table,
+        None,
         alibi_slopes,
         None,
         scale,
@@ -339,7 +330,7 @@ def _cache_lengths(
 ) -> Optional[Tensor]:
     if isinstance(cache_seqlens, int):
         return torch.full((batch,), cache_seqlens, dtype=torch.int32, device=device)
-    return _contiguous(cache_seqlens)
+    return cache_seqlens
 
 
 def flash_attn_with_kvcache(
@@ -382,9 +373,11 @@ def flash_attn_with_kvcache(
     positions_q = None
     if rotary_cos is not None and lengths is not None and sides == (-1, -1):
         positions_q = lengths[:, None].expand(-1, seqlen_q).contiguous()
-    padded = _padded(k_cache), _padded(v_cache)
+    caches = ops.padded(k_cache), ops.padded(v_cache)
     out, lse = ops.attention_with_cache_op(
-        *(_padded(_contiguous(x)) for x in (q, *padded, k, v)),
+        ops.padded(q),
+        *caches,
+        *(x if x is None else ops.padded(x) for x in (k, v)),
         rotary_cos,
         rotary_sin,
         rotary_interleaved,
@@ -400,7 +393,7 @@ def flash_attn_with_kvcache(
         num_splits,
     )
     if k is not None:
-        for cache, wide in zip((k_cache, v_cache), padded):
+        for cache, wide in zip((k_cache, v_cache), caches):
             if wide is not cache:
                 cache.copy_(wide[..., : cache.shape[-1]])
     out = out[..., :head_dim_v]

@@ -1,0 +1,209 @@
+"""Masks of PyTorch and transformers: sdpa.replaced(), and models with attn_implementation
+"tallow"."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from tallow import _row_masks, sdpa  # noqa: E402
+
+LEAST = torch.finfo(torch.float32).min
+REFERENCE = torch.nn.functional.scaled_dot_product_attention
+
+
+@pytest.fixture
+def normal():
+    torch.manual_seed(2)
+    return lambda *shape: torch.randn(*shape)
+
+
+def close(found, wanted, tolerance=2e-5):
+    np.testing.assert_allclose(
+        found.detach().numpy(), wanted.detach().numpy(), tolerance, tolerance
+    )
+
+
+def banded(rows):
+    """(rows, keys) bool from a list of intervals."""
+    keys = max(end for _, end in rows)
+    return torch.tensor([[first <= j < end for j in range(keys)] for first, end in rows])
+
+
+MASKS = {
+    "causal": banded([(0, i + 1) for i in range(8)]),
+    "window": banded([(max(0, i - 2), i + 1) for i in range(8)]),
+    "chunked": banded([(i // 3 * 3, i + 1) for i in range(8)]),
+    "packed": banded([(0, 1), (0, 2), (2, 3), (2, 4), (2, 5), (5, 6), (5, 7), (5, 8)]),
+    "left padding": banded([(0, 0), (0, 0), (2, 3), (2, 4), (2, 5), (2, 6)]),
+    "right padding": banded([(0, 1), (0, 2), (0, 3), (0, 3), (0, 3)]),
+    "two-way block": banded([(0, 1), (0, 5), (0, 5), (0, 5), (0, 5), (0, 6), (0, 7)]),
+    "two-way window": banded([(max(0, i - 2), min(9, i + 3)) for i in range(9)]),
+    "window then wider": banded([(0, 2), (1, 3), (2, 4), (0, 7), (0, 8), (0, 3)]),
+    "nothing": banded([(0, 0), (0, 3)])[:1],
+    "all": banded([(0, 5)] * 4),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_are_honoured(normal, name):
+    """Alone, and two different ones in a batch, as bool and as added floats, with gradients."""
+    mask = MASKS[name]
+    sq, sk = mask.shape
+    other = torch.ones(sq, sk, dtype=torch.bool).tril(sk - sq)
+    both = torch.stack([mask, other])[:, None]
+    q, k, v = (normal(2, 2, n, 16).requires_grad_() for n in (sq, sk, sk))
+    wanted = REFERENCE(q, k, v, both).nan_to_num()
+    for given in (both, torch.where(both, 0.0, -torch.inf), torch.where(both, 0.0, LEAST)):
+        close(sdpa.scaled_dot_product_attention(q, k, v, given), wanted)
+    close(sdpa.scaled_dot_product_attention(q, k, v, mask)[0], wanted[0])
+    seen = both.any(-1, keepdim=True)
+    weight = normal(*wanted.shape) * seen
+    grads = torch.autograd.grad((sdpa.scaled_dot_product_attention(q, k, v, both) * weight).sum(),
+                                (q, k, v))  # fmt: skip
+    safe = both | ~seen  # gradients of rows that see nothing are nan in the reference
+    wanted = torch.autograd.grad((REFERENCE(q, k, v, safe) * weight).sum(), (q, k, v))
+    for a, b in zip(grads, wanted):
+        close(a, b)
+
+
+def test_masks_become_few_sequences():
+    rows = _row_masks.intervals(torch.stack([MASKS["causal"], MASKS["window"]])[:, None])
+    found = _row_masks.runs(rows)
+    assert sum(int((r.keys[2] > 0).sum()) for r in found) <= 8 and len(found) <= 2
+    (one,) = _row_masks.runs(_row_masks.intervals(MASKS["packed"][None, None]))
+    assert one.cu_seqlens_q.tolist() == [0, 2, 5, 8] and one.keys[1:].tolist() == [
+        [0, 2, 5], [2, 5, 8]]  # fmt: skip
+
+
+def test_masks_that_cannot_be_honoured(normal):
+    q = normal(1, 2, 3, 16)
+    hole = torch.tensor([[True, False, True]] * 3)
+    for mask, text in (
+        (hole, "no interval"),
+        (torch.full((3, 3), 0.5), "values other than 0"),
+        (torch.stack([hole, ~hole])[None], "differs between heads"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            sdpa.scaled_dot_product_attention(q, q, q, mask)
+
+
+@pytest.mark.parametrize("sq, sk", [(5, 5), (5, 9), (9, 5)])
+def test_sdpa_context(normal, sq, sk):
+    """torch's causal alignment is to the top left; 3 and 5 dimensions; grouped heads; odd sizes."""
+    for shape, heads_kv in (((), None), ((3,), None), ((2, 4), 2), ((2, 3, 4), None)):
+        kv = (*shape[:-1], heads_kv) if heads_kv else shape
+        q, k, v = normal(*shape, sq, 12), normal(*kv, sk, 12), normal(*kv, sk, 20)
+        for options in ({}, {"is_causal": True}, {"scale": 0.5}):
+            options = options | ({"enable_gqa": True} if heads_kv else {})
+            wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
+            with sdpa.replaced():
+                replaced = torch.nn.functional.scaled_dot_product_attention
+                assert replaced is sdpa.scaled_dot_product_attention
+                close(replaced(q, k, v, **options), wanted)
+    assert torch.nn.functional.scaled_dot_product_attention is REFERENCE
+
+
+# --------------------------------------------------------------------------------------------
+# transformers
+# --------------------------------------------------------------------------------------------
+
+
+def model_of(kind, **options):
+    transformers = pytest.importorskip("transformers")
+    import tallow.transformers  # noqa: F401
+
+    small = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 101,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{kind}Config")(**small | options)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+MODELS = {
+    "Qwen2": {},
+    "Mistral": {"sliding_window": 6},
+    "Gemma2": {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16},
+    "GptOss": {"sliding_window": 6, "num_local_experts": 2, "num_experts_per_tok": 1},
+}
+
+
+def logits(model, implementation, **inputs):
+    model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_models(kind, padding):
+    """Causal, sliding window, softcap, sinks, grouped heads, padding: the same as eager."""
+    model = model_of(kind, **MODELS[kind])
+    ids = torch.randint(3, 101, (2, 13))
+    mask = torch.ones_like(ids)
+    if padding == "left":
+        mask[1, :4] = 0
+    elif padding == "right":
+        mask[1, 9:] = 0
+    wanted = logits(model, "eager", input_ids=ids, attention_mask=mask)
+    found = logits(model, "tallow", input_ids=ids, attention_mask=mask)
+    close(found[mask.bool()], wanted[mask.bool()], 2e-4)
+
+
+def test_packed_positions():
+    """Three texts side by side give what each gives alone."""
+    model = model_of("Qwen2")
+    ids = torch.randint(3, 101, (1, 12))
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3]])
+    found = logits(model, "tallow", input_ids=ids, position_ids=positions, use_cache=False)
+    for part in (slice(0, 3), slice(3, 8), slice(8, 12)):
+        close(found[:, part], logits(model, "eager", input_ids=ids[:, part]), 2e-4)
+    starts = torch.tensor([0, 3, 8, 12], dtype=torch.int32)
+    given = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": 5, "max_length_k": 5}
+    again = logits(model, "tallow", input_ids=ids, position_ids=positions, use_cache=False, **given)
+    close(again, found, 1e-6)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("kind", ["Qwen2", "Mistral", "Gemma2"])
+def test_generation(kind, cache):
+    """Greedy tokens with a cache, left padded, are eager's."""
+    model = model_of(kind, **MODELS[kind])
+    ids = torch.randint(3, 101, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    found = {}
+    for implementation in ("eager", "tallow"):
+        model.set_attn_implementation(implementation)
+        found[implementation] = model.generate(
+            ids, attention_mask=mask, max_new_tokens=12, do_sample=False, disable_compile=True,
+            cache_implementation=cache,
+        )  # fmt: skip
+    assert torch.equal(found["eager"], found["tallow"])
+
+
+def test_training():
+    """Gradients of all weights, against eager."""
+    model = model_of("Mistral", sliding_window=6)
+    ids = torch.randint(3, 101, (2, 13))
+    grads = {}
+    for implementation in ("eager", "tallow"):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        grads[implementation] = [p.grad.clone() for p in model.parameters()]
+    for a, b in zip(grads["tallow"], grads["eager"]):
+        close(a, b, 1e-4)
+
+
+def test_what_models_ask_in_vain():
+    model = model_of("Qwen2")
+    from tallow.transformers import attention_forward
+
+    q = torch.zeros(1, 2, 3, 16)
+    with pytest.raises(ValueError, match="output_attentions is given"):
+        attention_forward(model, q, q, q, None, output_attentions=True)
+    with pytest.raises(ValueError, match="position_bias is given"):
+        attention_forward(model, q, q, q, None, position_bias=q)
