@@ -184,6 +184,39 @@ def test_generation(kind, cache):
     assert torch.equal(found["eager"], found["tallow"])
 
 
+def test_qwen2_5_vl():
+    """Text and pictures: M-RoPE positions, a vision tower with packed two-way windows."""
+    transformers = pytest.importorskip("transformers")
+    import tallow.transformers  # noqa: F401
+
+    text = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 110,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4,
+        "out_hidden_size": 64, "spatial_merge_size": 2, "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    torch.manual_seed(1)
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, image_token_id=101, video_token_id=102,
+        vision_start_token_id=103, vision_end_token_id=104,
+    )  # fmt: skip
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+    picture = [103, *[101] * 12, 104]
+    ids = torch.tensor([[5, 6, *picture, 7, 8, 9, 10]])
+    inputs = {
+        "input_ids": ids, "pixel_values": torch.randn(48, 3 * 2 * 4 * 4),
+        "image_grid_thw": torch.tensor([[1, 8, 6]]), "mm_token_type_ids": (ids == 101).int(),
+    }  # fmt: skip
+    wanted = logits(model, "eager", **inputs)
+    assert not torch.allclose(wanted, logits(model, "eager", **inputs | {
+        "pixel_values": torch.randn(48, 96)}), atol=1e-3)  # fmt: skip
+    close(logits(model, "tallow", **inputs), wanted, 2e-4)
+
+
 def test_training():
     """Gradients of all weights, against eager."""
     model = model_of("Mistral", sliding_window=6)
