@@ -4,11 +4,11 @@ torch, cupy and jax apart: numpy and torch are asked directly, the others speak 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from ._structs import CPU, CUDA, DTYPE_SIZES, DTYPES, Tensor
 _ACCEPTED = "float16, bfloat16, float32, int32 or int64"
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """Where an array lies. Strides are in elements; `owner` keeps the memory alive."""
 
     pointer: int
@@ -35,12 +34,18 @@ class View:
         return "host memory" if self.device == CPU else f"CUDA device {self.device_index}"
 
 
-def _library_of(array: Any) -> str:
-    """The top package of the array's class: numpy, torch, cupy, jax (jaxlib), ..."""
-    name = type(array).__module__.partition(".")[0]
-    if "torch" in sys.modules and isinstance(array, sys.modules["torch"].Tensor):
-        return "torch"  # subclasses such as Parameter of another package included
+@functools.cache
+def _library_of_class(kind: type) -> str:
+    if "torch" in sys.modules and issubclass(kind, sys.modules["torch"].Tensor):
+        return "torch"  # subclasses of other packages included
+    name = kind.__module__.partition(".")[0]
     return "jax" if name.startswith("jax") else name
+
+
+def _library_of(array: Any) -> str:
+    """numpy, torch, cupy, jax, or the top package of the array's class."""
+    kind: Any = type(array)  # mypy takes no class for hashable
+    return _library_of_class(kind)
 
 
 # --------------------------------------------------------------------------------------------
@@ -67,10 +72,16 @@ def _numpy_view(name: str, array: np.ndarray[Any, Any]) -> View:
     )
 
 
+@functools.cache
+def _torch_dtype(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _torch_view(name: str, tensor: Any) -> View:
-    device = {"cpu": CPU, "cuda": CUDA}.get(tensor.device.type)
+    where = tensor.device
+    device = {"cpu": CPU, "cuda": CUDA}.get(where.type)
     if device is None:
-        raise ValueError(f"{name}: on {tensor.device}; must be on the CPU or a CUDA device")
+        raise ValueError(f"{name}: on {where}; must be on the CPU or a CUDA device")
     if tensor.requires_grad and sys.modules["torch"].is_grad_enabled():
         raise ValueError(
             f"{name} requires grad: must not, as this call has no backward; "
@@ -80,9 +91,9 @@ def _torch_view(name: str, tensor: Any) -> View:
         tensor.data_ptr(),
         tuple(tensor.shape),
         tuple(tensor.stride()),
-        str(tensor.dtype).removeprefix("torch."),
+        _torch_dtype(tensor.dtype),
         device,
-        tensor.device.index or 0,
+        where.index or 0,
         True,
         tensor,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import operator
 from collections.abc import Mapping
@@ -77,11 +78,24 @@ def _sections(name: str, value: Any) -> tuple[int, ...]:
     return sections
 
 
+@functools.cache
+def _kinds(struct: type[ctypes.Structure]) -> dict[str, Any]:
+    return {name: kind for name, kind, *_ in struct._fields_}
+
+
+def _is_default(name: str, value: Any) -> bool:
+    if value is None:
+        return True
+    return type(value) in (bool, int, float) and not value and name not in _NEVER_ZERO
+
+
 def _fill(struct: Any, values: Mapping[str, Any], views: dict[str, View], prefix: str) -> None:
-    for name, kind in struct._fields_:
-        value, label = values.get(name), prefix + name
-        if value is None:
+    of: Any = type(struct)
+    kinds = _kinds(of)
+    for name, value in values.items():
+        if _is_default(name, value):
             continue
+        kind, label = kinds[name], prefix + name
         if kind is Tensor:
             views[label] = _arrays.view(label, value)
             setattr(struct, name, _arrays.as_tensor(label, views[label]))
@@ -98,12 +112,14 @@ def _fill(struct: Any, values: Mapping[str, Any], views: dict[str, View], prefix
 
 
 def _need_one_place(views: Mapping[str, View], first: str) -> None:
-    place = views[first].place
+    device, index = views[first].device, views[first].device_index
     for name, v in views.items():
-        wanted = "host memory" if name == "rotary.inv_freq" else place
-        if v.place != wanted:
-            why = "" if wanted != place else f", as {first} is"
-            raise ValueError(f"{name} is in {v.place}: must be in {wanted}{why}")
+        if name == "rotary.inv_freq":
+            if v.device != CPU:
+                raise ValueError(f"{name} is in {v.place}: must be in host memory")
+        elif v.device != device or v.device_index != index:
+            place = views[first].place
+            raise ValueError(f"{name} is in {v.place}: must be in {place}, as {first} is")
 
 
 @dataclass
