@@ -149,6 +149,27 @@ def test_texts_and_folders(divergence, tmp_path, capsys):
     assert "must be rising numbers" in capsys.readouterr().err
 
 
+def test_texts_of_a_file(divergence, tmp_path, monkeypatch):
+    """Cut from the file by the model's own tokenizer; the file must be long enough."""
+    import tokenizers
+    import transformers
+
+    words = {f"w{n}": n for n in range(100)}
+    model = tokenizers.models.WordLevel(words, unk_token="w0")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", {"tiny": fast}.get)
+    (tmp_path / "texts.txt").write_text(" ".join(words))
+    given = [*FAST, "--texts", str(tmp_path / "texts.txt")]
+    for band, ids in divergence.texts(divergence.parse(given), 1000):
+        first, n = int(ids[0, 0]), ids.shape[1]
+        assert ids[0].tolist() == list(range(first, first + n))
+        assert (1, 40)[band] <= n < (40, 90)[band]
+    with pytest.raises(SystemExit, match="100 tokens, the last band needs 500"):
+        divergence.texts(divergence.parse([*given, "--bands", "0,500"]), 1000)
+
+
 def test_summary(divergence):
     cosines = [1 - n / 1000 for n in range(40)]
     found = divergence.summary(cosines)
