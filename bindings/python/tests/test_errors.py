@@ -62,6 +62,7 @@ CASES = [
     ({"rotary": tallow.Rotary(theta=0)}, ValueError, "rotary.theta = 0: must not be 0"),
     ({"rotary": tallow.Rotary(mrope_sections=(1, 2))}, ValueError, "mrope_sections: 2 entries"),
     ({"workspace": np.zeros(10, F32)}, ValueError, "workspace: float32"),
+    ({"pack": "a.pack"}, ValueError, "pack"),
     ({"stream": 1}, ValueError, "out is absent: must be given, as stream is given"),
     ({"prefix_ranges": np.zeros((1, 1, 2), np.int32)}, ValueError, "prefix_ranges is given"),
 ]

@@ -134,6 +134,7 @@ def attention(
     batch_invariant: bool = False,
     threads: int = 0,
     stream: int | None = None,
+    pack: str | None = None,
     workspace: Array | None = None,
     out: Array | None = None,
     lse: Array | None = None,
@@ -186,6 +187,7 @@ def attention(
     threads: CPU threads; 0: all.
     stream: a CUDA stream's handle in place of the current one; then out, lse and workspace must be
         given too.
+    pack: path of a file of compiled kernels, for GPUs without NVRTC; None on the CPU.
     workspace: contiguous uint8 on q's device; None: made when needed.
     out: q's shape with head_dim_v, q's dtype or f32. None: made, with q's dtype.
     lse: f32 (batch, heads, seqlen_q), or (heads, total_q) when q is packed: natural log of the sum
@@ -263,6 +265,7 @@ def rotary(
     cu_seqlens: Array | None = None,
     threads: int = 0,
     stream: int | None = None,
+    pack: str | None = None,
     out: Array | None = None,
 ) -> Any:
     """Rotary position embedding of x, in f32 and rounded once.
@@ -296,6 +299,7 @@ def merge(
     *,
     threads: int = 0,
     stream: int | None = None,
+    pack: str | None = None,
     out: Array | None = None,
     lse: Array | None = None,
     return_lse: bool = False,

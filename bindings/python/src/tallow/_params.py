@@ -6,6 +6,7 @@ import ctypes
 import functools
 import math
 import operator
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,8 @@ def _fill(struct: Any, values: Mapping[str, Any], views: dict[str, View], prefix
             _fill(getattr(struct, name), vars(value), views, f"{label}.")
         elif name == "mrope_sections":
             getattr(struct, name)[:] = _sections(label, value)
+        elif kind is ctypes.c_char_p:
+            setattr(struct, name, os.fsencode(value))
         elif kind is ctypes.c_void_p:
             setattr(struct, name, operator.index(value))
         else:

@@ -4,7 +4,7 @@ sizes and offsets with what a C compiler makes of the header."""
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_double, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 
 
 class Tensor(ctypes.Structure):
@@ -42,6 +42,7 @@ class RotaryParams(ctypes.Structure):
         ("stream", c_void_p),
         ("device", c_int32),
         ("threads", c_int32),
+        ("pack", c_char_p),
     ]
 
 
@@ -85,6 +86,7 @@ class AttentionParams(ctypes.Structure):
         ("stream", c_void_p),
         ("workspace", c_void_p),
         ("workspace_size", c_size_t),
+        ("pack", c_char_p),
     ]
 
 
@@ -99,6 +101,7 @@ class MergeParams(ctypes.Structure):
         ("stream", c_void_p),
         ("device", c_int32),
         ("threads", c_int32),
+        ("pack", c_char_p),
     ]
 
 
