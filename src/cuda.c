@@ -17,9 +17,9 @@ typedef struct {
     bool read; /* some element of it exists */
 } pointer;
 
-static tallow_status need_device_memory(const pointer *pointers, int count) {
+static tallow_status need_device_memory(const pointer *pointers, int count, void *stream) {
     for (int i = 0; i < count; i++)
-        if (pointers[i].data && pointers[i].read && !tallow_cuda_knows(pointers[i].data))
+        if (pointers[i].data && pointers[i].read && !tallow_cuda_knows(pointers[i].data, stream))
             return tallow_fail(TALLOW_INVALID_ARGUMENT,
                                "%s.data = %p: must be memory of a GPU, as device = "
                                "TALLOW_DEVICE_CUDA",
@@ -54,7 +54,7 @@ static tallow_status need_tensors(const problem *p) {
         {"positions_k_new", p->positions_new.data, some && added},
         {"workspace", p->workspace, p->workspace_size > 0},
     };
-    return need_device_memory(pointers, sizeof pointers / sizeof *pointers);
+    return need_device_memory(pointers, sizeof pointers / sizeof *pointers, p->stream);
 }
 
 /* ---- attention ---- */
@@ -206,7 +206,8 @@ tallow_status tallow_cuda_rotary(const rotary_problem *p) {
         return tallow_fail(TALLOW_UNSUPPORTED, "x: %lld tokens, must be at most 2147483647",
                            (long long)blocks);
     tallow_status status = start_rows(&scope, "x", p->x.data, p->stream, p->pack, &entries);
-    if (!status) status = need_device_memory(pointers, sizeof pointers / sizeof *pointers);
+    if (!status)
+        status = need_device_memory(pointers, sizeof pointers / sizeof *pointers, p->stream);
     if (!status) status = rotate(p, entries[ENTRY_ROTATE], blocks);
     tallow_cuda_leave(&scope);
     return status;
@@ -229,7 +230,8 @@ tallow_status tallow_cuda_merge(const merge_problem *p) {
     cuda_shape shape = {
         (unsigned)((items + MERGE_ROWS - 1) / MERGE_ROWS), {32, MERGE_ROWS}, 0, false};
     tallow_status status = start_rows(&scope, "out_a", p->out_a.data, p->stream, p->pack, &entries);
-    if (!status) status = need_device_memory(pointers, sizeof pointers / sizeof *pointers);
+    if (!status)
+        status = need_device_memory(pointers, sizeof pointers / sizeof *pointers, p->stream);
     tallow_cuda_merge_args(&args, p);
     if (!status) status = tallow_cuda_launch(entries[ENTRY_MERGE], shape, p->stream, &args);
     tallow_cuda_leave(&scope);

@@ -35,6 +35,7 @@ typedef struct {
     F(cuCtxPushCurrent_v2, void *)                                                                 \
     F(cuCtxPopCurrent_v2, void **)                                                                 \
     F(cuStreamGetCtx, void *, void **)                                                             \
+    F(cuStreamIsCapturing, void *, int *)                                                          \
     F(cuPointerGetAttributes, unsigned, int *, void **, unsigned long long)                        \
     F(cuLibraryLoadData, void **, const void *, int *, void **, unsigned, int *, void **,          \
       unsigned)                                                                                    \
@@ -94,6 +95,7 @@ enum { PROGRAMMATIC_DEPENDENT = 6 };                    /* CUlaunchAttributeID *
 enum { OUT_OF_MEMORY = 2 };                             /* CUresult */
 enum { PINNED = 1, DEVICE = 1, RELEASE_THRESHOLD = 4 }; /* of a CUmemPoolProps and its pool */
 enum { CAPTURE_RELAXED = 2 };                           /* CUstreamCaptureMode */
+enum { CAPTURE_ACTIVE = 1 };                            /* CUstreamCaptureStatus */
 
 typedef enum { UNKNOWN, PRESENT, MISSING } presence;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -284,7 +286,14 @@ static int current_gpu(void) {
     return driver.cuCtxGetDevice(&ordinal) ? -1 : ordinal;
 }
 
-bool tallow_cuda_knows(const void *pointer) { return gpu_of(pointer) >= 0; }
+static bool is_capturing(void *stream) {
+    int state;
+    return !driver.cuStreamIsCapturing(stream, &state) && state == CAPTURE_ACTIVE;
+}
+
+bool tallow_cuda_knows(const void *pointer, void *stream) {
+    return gpu_of(pointer) >= 0 || is_capturing(stream);
+}
 
 static tallow_status push_primary(int ordinal) {
     pthread_mutex_lock(&lock);
@@ -315,7 +324,7 @@ tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void 
     tallow_status status = need_driver();
     if (status) return status;
     int ordinal = gpu_of(pointer);
-    if (ordinal < 0 && !name) ordinal = likely_gpu(stream);
+    if (ordinal < 0 && (!name || is_capturing(stream))) ordinal = likely_gpu(stream);
     if (ordinal < 0)
         return tallow_fail(TALLOW_INVALID_ARGUMENT,
                            "%s.data = %p: must be memory of a GPU, as device = TALLOW_DEVICE_CUDA",

@@ -47,8 +47,9 @@ tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void 
                                 void *stream);
 void tallow_cuda_leave(const cuda_scope *scope);
 
-/* Whether kernels may follow the pointer. */
-bool tallow_cuda_knows(const void *pointer);
+/* Whether kernels may follow the pointer. While the stream is captured any will do: the driver does
+ * not know memory that the graph is going to allocate. */
+bool tallow_cuda_knows(const void *pointer, void *stream);
 
 /* ---- kernels ---- */
 
