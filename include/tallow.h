@@ -129,7 +129,7 @@ typedef struct tallow_rotary_angles {
 } tallow_rotary_angles;
 
 /* Rotates x into out: out may be x itself, or share no memory with it. The rotation is done in f32
- * and rounded once. */
+ * and rounded once. Rows of a packed out that no sequence owns stay as they are. */
 typedef struct tallow_rotary_params {
     tallow_tensor x;   /* (batch, seqlen, heads, head_dim), or packed (total, heads, head_dim) when
                           cu_seqlens is given; f16, bf16 or f32; head_dim <= 1024 */
