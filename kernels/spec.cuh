@@ -33,7 +33,8 @@ constexpr int row_states = 2 * row_parts; /* rows that a thread holds pieces of 
 
 constexpr bool shares_p = column_warps > 1 || spec::full; /* P goes through shared memory */
 /* Short rows of Q stay in registers, where those of two thread blocks suffice. */
-constexpr bool keeps_q = !shares_p && head_dim <= 64 && blocks <= 2 && block_keys <= 96;
+constexpr bool keeps_q =
+    !shares_p && head_dim <= 64 && blocks <= 2 && block_keys <= 64 && spec::scores == 0;
 static_assert(warp_keys % 16 == 0 || warp_keys == 8, "Q K^T takes 16 keys at a time");
 static_assert(block_keys % 16 == 0, "P V takes 16 keys at a time");
 constexpr int seen_words = (block_keys + 63) / 64; /* the keys that a row sees, as bits of 64 */

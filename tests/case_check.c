@@ -2,6 +2,7 @@
 
 #include "case.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -197,6 +198,7 @@ static void compare_row(comparison *w) {
     }
     w->spread += (error2 + plain2) * (error2 + plain2);
     w->error2 += error2, w->plain2 += plain2, w->norm2 += norm2;
+    norm2 = fmax(norm2, (double)FLT_MIN * FLT_MIN); /* weights below the normal numbers may be 0 */
     w->result->row_error = fmax(w->result->row_error, sqrt(error2 / norm2));
     w->result->plain_row_error = fmax(w->result->plain_row_error, sqrt(plain2 / norm2));
 }
