@@ -56,28 +56,29 @@ INLINE void share_weights(const score_block &s, uint32_t p) {
         }
 }
 
-/* Four keys are summed before O takes them: weights that fall from block to block, as blocks go from
- * the last key to the first, would each be rounded to a large O. */
+/* Keys are summed before O takes them: weights that fall from block to block, as blocks go from the
+ * last key to the first, would each be rounded to a large O. So many at a time as registers allow. */
+constexpr int keys_summed = tile::column_parts > 24 ? 2 : 4;
+
 template <class function>
 INLINE void multiply_values(out_block &o, const score_block &, uint32_t p, uint32_t v,
                             function beside) {
     UNROLL for (int step = 0; step < tile::block_keys / 16; step++) beside(step);
-    _Pragma("unroll 1") for (int chunk = 0; chunk < layout::p_chunks; chunk++) {
-        float4 left[tile::row_states];
+    _Pragma("unroll 1") for (int key = 0; key < tile::block_keys; key += keys_summed) {
+        float left[tile::row_states][keys_summed];
         UNROLL for (int i = 0; i < tile::row_states; i++)
-            left[i] = shared_floats(chunk_at(p, row_in_tile(i), chunk, layout::p_chunks));
+            UNROLL for (int j = 0; j < keys_summed; j++)
+                left[i][j] = shared_f32(chunk_at(p, row_in_tile(i), key / 4, layout::p_chunks) +
+                                        (key % 4 + j) * 4);
         UNROLL for (int n = 0; n < tile::column_parts; n++) {
             if (!has_part(n)) break;
             UNROLL for (int c = 0; c < 2; c++) {
                 float sum[tile::row_states] = {};
-                UNROLL for (int j = 0; j < 4; j++) {
-                    float right = shared_f32(column_pair_at(v, chunk * 4 + j, out_part(n),
-                                                            layout::v_chunks) + 4 * c);
-                    UNROLL for (int i = 0; i < tile::row_states; i++) {
-                        float weight = j == 0 ? left[i].x : j == 1 ? left[i].y
-                                     : j == 2 ? left[i].z : left[i].w;
-                        sum[i] = fmaf(weight, right, sum[i]);
-                    }
+                UNROLL for (int j = 0; j < keys_summed; j++) {
+                    float right = shared_f32(
+                        column_pair_at(v, key + j, out_part(n), layout::v_chunks) + 4 * c);
+                    UNROLL for (int i = 0; i < tile::row_states; i++)
+                        sum[i] = fmaf(left[i][j], right, sum[i]);
                 }
                 UNROLL for (int i = 0; i < tile::row_states; i++)
                     o[i / 2][n][i % 2 * 2 + c] += sum[i];

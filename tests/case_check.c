@@ -179,6 +179,7 @@ static void compare_row(comparison *w) {
     const double *expected = w->c->out + w->at * w->d.head_dim_v;
     const double *plain = w->c->plain_out + w->at * w->d.head_dim_v;
     const void *row = reference_row(out, w->d.packed_q, w->b, w->s.q_start + w->i, w->h);
+    const double tiny2 = (double)FLT_MIN * FLT_MIN;
     double error2 = 0, plain2 = 0, norm2 = 0;
 
     for (int64_t c = 0; c < w->d.head_dim_v; c++) {
@@ -196,9 +197,12 @@ static void compare_row(comparison *w) {
         if (error2 > 0) complain(w, "out (a row of zeros)", 0, sqrt(error2), 0);
         return;
     }
+    if (norm2 < tiny2) { /* weights below the normal numbers may be 0 */
+        if (error2 > tiny2) complain(w, "out (a row of subnormal numbers)", 0, sqrt(error2), 0);
+        return;
+    }
     w->spread += (error2 + plain2) * (error2 + plain2);
     w->error2 += error2, w->plain2 += plain2, w->norm2 += norm2;
-    norm2 = fmax(norm2, (double)FLT_MIN * FLT_MIN); /* weights below the normal numbers may be 0 */
     w->result->row_error = fmax(w->result->row_error, sqrt(error2 / norm2));
     w->result->plain_row_error = fmax(w->result->plain_row_error, sqrt(plain2 / norm2));
 }
