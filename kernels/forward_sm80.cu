@@ -18,7 +18,8 @@
 #include "nonfinite.cuh"
 #include "output.cuh"
 
-/* Starts the copy of the tile's rows of Q, four threads a row; rows that do not exist become zeros. */
+/* Starts the copy of the tile's rows of Q, four threads a row; rows that do not exist become
+ * zeros. */
 INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) {
     const tile_rows rows = rows_of_tile(a, w, a.q);
     const int count = w.rows;

@@ -32,10 +32,11 @@ INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_
 /* Of a part, maxima and sums; its rows stay as they are. */
 INLINE void store_states(const softmax_state &state, const forward_args &a, const work &w,
                          float scale) {
-    float *states = partial_of(a, w, w.part, tile::block_rows) + tile::block_rows * spec::head_dim_v;
+    float *partial = partial_of(a, w, w.part, tile::block_rows);
+    float2 *states = (float2 *)(partial + tile::block_rows * spec::head_dim_v);
     if (lane_id() % 4 != 0 || column_warp() != 0) return;
     UNROLL for (int i = 0; i < tile::row_states; i++)
-        ((float2 *)states)[row_in_tile(i)] = make_float2(base_of(state.max[i], scale), state.sum[i]);
+        states[row_in_tile(i)] = make_float2(base_of(state.max[i], scale), state.sum[i]);
 }
 
 /* Rows of floats, straight from the accumulators: a quad writes 32 bytes. */

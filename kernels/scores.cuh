@@ -7,7 +7,9 @@
 
 /* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block of
  * keys that is worked on which it sees. */
-INLINE uint32_t row_facts(uint32_t memory, int row) { return memory + layout::rows + row * layout::row_bytes; }
+INLINE uint32_t row_facts(uint32_t memory, int row) {
+    return memory + layout::rows + row * layout::row_bytes;
+}
 
 INLINE void note(uint32_t memory, int row, int word, uint64_t fact) {
     uint32_t at = row_facts(memory, row) + 8 + 8 * word;
@@ -91,7 +93,8 @@ INLINE uint4 philox(uint4 counter, uint2 key) {
 }
 
 /* Of the warp's keys [8 * begin, 8 * end), weights whose random word is below the threshold become
- * 0; the others' scale waits for the end. A thread's two keys are the first or the second half of four that share a counter. */
+ * 0; the others' scale waits for the end. A thread's two keys are the first or the second half of
+ * four that share a counter. */
 INLINE void drop_weights(score_block &s, const forward_args &a, const work &w, int first_key,
                          const int begin, const int end) {
     const uint2 key = make_uint2((uint32_t)a.dropout_seed,

@@ -32,6 +32,19 @@ typedef struct {
     void *stream;
 } candle_call;
 
+/* The fields that every form takes from arguments of their names. */
+#define CANDLE_SHARED                                                                              \
+    .q = q, .k = k, .v = v, .o = o, .softmax_lse = softmax_lse, .alibi_slopes = alibi_slopes,      \
+    .cu_seqlens_q = cu_seqlens_q, .cu_seqlens_k = cu_seqlens_k, .q_batch_stride = q_batch_stride,  \
+    .k_batch_stride = k_batch_stride, .v_batch_stride = v_batch_stride,                            \
+    .o_batch_stride = o_batch_stride, .alibi_slopes_batch_stride = alibi_slopes_batch_stride,      \
+    .q_row_stride = q_row_stride, .k_row_stride = k_row_stride, .v_row_stride = v_row_stride,      \
+    .o_row_stride = o_row_stride, .q_head_stride = q_head_stride, .k_head_stride = k_head_stride,  \
+    .v_head_stride = v_head_stride, .o_head_stride = o_head_stride, .b = b, .h = h, .h_k = h_k,    \
+    .d = d, .softmax_scale = softmax_scale, .seqlen_q = seqlen_q, .seqlen_k = seqlen_k,            \
+    .is_bf16 = is_bf16, .is_causal = is_causal, .unpadded_lse = unpadded_lse,                      \
+    .window_size_left = window_size_left, .window_size_right = window_size_right
+
 /* The same call in Tallow's terms; `device` is a tallow_device. */
 tallow_status tallow_candle_params(tallow_attention_params *out, const candle_call *c,
                                    int32_t device);

@@ -1,7 +1,7 @@
 """python -m tallow.plot RESULTS... : pictures of what was measured.
 
 RESULTS are files that `tallow divergence --json` or `python -m tallow.divergence --out` wrote, or
-bench/run_cpu.sh and `tallow bench --json`, a line for every call. Each file of calls becomes one
+bench/run.sh and `tallow bench --json`, a line for every call. Each file of calls becomes one
 picture, all files of divergence together another.
 """
 
