@@ -4,6 +4,7 @@
  *
  * Programs and their entry points
  *   forward_sm80.cu   tallow_forward(forward_args)
+ *   forward_sm90.cu   tallow_forward(forward_tma_args)
  *   rows.cu           tallow_combine(forward_args)       parts of a split into out and lse
  *                     tallow_append(append_args)         new keys into the cache, q rotated
  *                     tallow_rotate(rotate_args)         tallow_rotary
@@ -20,9 +21,11 @@ typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
 #define ARGS_FUNCTION __device__ __forceinline__
+#define ARGS_ALIGNED(bytes) alignas(bytes)
 #else
 #include <stdint.h>
 #define ARGS_FUNCTION static inline
+#define ARGS_ALIGNED(bytes) _Alignas(bytes)
 #endif
 
 enum {
@@ -78,11 +81,12 @@ typedef struct {
                                          when paged: columns * page_size, at most 2^31 - 1 */
     int32_t cache_rows, pages;        /* batch dimension of k and v: dense, paged */
     int32_t batch, heads, zero;
-    divisor heads_kv, group; /* group: heads / heads_kv */
+    divisor heads_kv, group; /* of tiles: heads, and query heads of each, whose rows are packed */
 } sequences_arg;
 
 typedef struct {
     sequences_arg sequences;
+    divisor kv_group; /* heads of tiles that share a key head */
     rows_arg q, k, v, out;
     float *lse; /* null: not wanted; (b, head, row), row counted in all when packed */
     int64_t lse_batch_stride, lse_head_stride;
@@ -124,6 +128,20 @@ typedef struct {
     int32_t zero;
     uint64_t dropout_seed, dropout_offset;
 } forward_args;
+
+/* A tensor map as the driver encodes it, for copies by the tensor memory accelerator. */
+typedef struct {
+    ARGS_ALIGNED(64) uint64_t words[16];
+} tensor_map;
+
+/* Boxes of 64 elements by rows. q: (element, query head of the tile, query, head, sequence), with
+ * all of a tile's rows; k and v: (element, row, key head, sequence or page), with key_rows rows. */
+typedef struct {
+    tensor_map q, k, v;
+    forward_args forward;
+    int32_t items;    /* tiles; read when q is dense */
+    int32_t key_rows; /* block_keys, or those of a page if it has fewer */
+} forward_tma_args;
 
 /* Positions of tokens: element (row of M-RoPE, b, t); null: counted up from where the sequence's
  * first token stands. */

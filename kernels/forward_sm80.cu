@@ -16,7 +16,7 @@
 #endif
 #include "keys.cuh"
 #include "nonfinite.cuh"
-#include "output.cuh"
+#include "output_sm80.cuh"
 
 /* Starts the copy of the tile's rows of Q, four threads a row; rows that do not exist become
  * zeros. */
@@ -36,11 +36,6 @@ INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) 
     }
 }
 
-INLINE bool is_clean(const work &w, int block) {
-    return w.clean.begin <= block * tile::block_keys &&
-           (block + 1) * tile::block_keys <= w.clean.end;
-}
-
 /* Of the steps of P V, 16 keys each, the one that a copy starts beside: not the first, so that
  * products run; later where O takes more registers, to have those of used weights. */
 constexpr bool wide_out = !tile::shares_p && tile::column_parts > 8;
@@ -53,7 +48,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
     start_ring(a, w, memory);
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--) {
         const int first_key = block * tile::block_keys;
-        const bool masked = !is_clean(w, block);
+        const bool masked = !is_clean(w.clean, block);
         score_block s;
 
         if (masked) note_visible(a, w, memory, first_key);
@@ -62,8 +57,9 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         multiply_keys(s, queries, memory + layout::q, k,
                       [&] { copy_ahead(a, w, memory, block, false); });
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
-        if (masked) mask_scores(s, memory);
-        raise_maxima(s, state, o, scale, memory);
+        if (masked) mask_scores(s, a, w, memory, first_key);
+        row_values factor;
+        if (raise_maxima(factor, s, state, scale, memory)) rescale(o, factor);
         auto weigh_keys = [&](const int begin, const int end) {
             weigh(s, state, scale, begin, end);
             if (spec::scores == 1 && a.dropout_threshold > 0)
@@ -75,7 +71,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         }
 
         uint32_t v = wait_slot(w, memory, block, true);
-        if (masked && w.careful) remove_nonfinite(v);
+        if (masked && w.careful) remove_nonfinite(v, 0);
         auto beside = [&](const int step) {
             if (!tile::shares_p) weigh_keys(2 * step, 2 * step + 2);
             if (step == copy_step) copy_ahead(a, w, memory, block, true);
@@ -85,13 +81,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
     wait_copies<0>(); /* without a block of keys, Q may still be on its way */
     if (!w.careful) return;
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--)
-        if (!is_clean(w, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
-}
-
-/* Whether some key may be hidden from some row. */
-INLINE bool hides_keys(const work &w) {
-    return w.blocks.begin < w.blocks.end &&
-           !(is_clean(w, w.blocks.begin) && is_clean(w, w.blocks.end - 1));
+        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, block * tile::block_keys);
 }
 
 extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
@@ -100,7 +90,7 @@ tallow_forward(const __grid_constant__ forward_args a) {
     const uint32_t memory = shared_address(shared_memory);
     allow_next_kernel();
     work &w = *(work *)(shared_memory + layout::work);
-    if (threadIdx.x == 0) w = work_of(a, tile::block_rows, tile::block_keys);
+    if (threadIdx.x == 0) work_of(w, a, blockIdx.x, tile::block_rows, tile::block_keys);
     __syncthreads();
     if (w.rows == 0) return;
     const float scale = (spec::scores == 1 ? 1 : a.scale) * LOG2E;
@@ -110,9 +100,10 @@ tallow_forward(const __grid_constant__ forward_args a) {
     note_rows(a, w, memory);
     copy_queries(a, w, memory);
     for (;;) {
-        clear(state, o);
+        clear(state);
+        clear(o);
         attend(o, state, a, w, memory, scale);
-        if (!__syncthreads_or(!w.careful && hides_keys(w) && any_nonfinite(o))) break;
+        if (!__syncthreads_or(!w.careful && hides_keys(w) && any_nonfinite(o, w))) break;
         if (threadIdx.x == 0) w.careful = true;
     }
     finish_tile(o, state, a, w, scale, memory);

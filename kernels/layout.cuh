@@ -2,8 +2,45 @@
 #ifndef LAYOUT_CUH
 #define LAYOUT_CUH
 
-#include "copy_sm80.cuh"
 #include "schedule.cuh"
+
+constexpr int work_bytes = 112; /* what is known of a tile: kept here, it costs no registers */
+static_assert(sizeof(work) <= work_bytes, "the host counts 112 bytes");
+
+#if SPEC_family == 90
+#include "copy_sm90.cuh"
+
+namespace layout {
+/* Chunks of 64 columns, each a list of rows of 128 bytes. All of them start at multiples of 1024
+ * bytes, which the permutation of wgmma counts from. */
+constexpr int q_chunks = (spec::head_dim + 63) / 64, v_chunks = (spec::head_dim_v + 63) / 64;
+constexpr int q_bytes = q_chunks * tile::block_rows * 128;
+constexpr int k_bytes = q_chunks * tile::block_keys * 128;
+constexpr int v_bytes = v_chunks * tile::block_keys * 128;
+constexpr int stages = tile::slots / 2; /* of K and of V */
+
+constexpr int q = 0;
+constexpr int k = q + tile::q_slots * q_bytes;
+constexpr int v = k + stages * k_bytes;
+constexpr int rows = v + stages * v_bytes; /* what is known of each row of the tile */
+constexpr int row_bytes = 8;
+constexpr int tiles = 4; /* that the roles may be apart, more than the copies are ahead */
+constexpr int work = rows + tile::block_rows * row_bytes;
+constexpr int redo = work + tiles * work_bytes; /* of each tile: it must be computed again */
+constexpr int barriers = redo + tiles * 4;
+constexpr int tile_barriers = barriers;
+constexpr int q_barriers = tile_barriers + 2 * tiles * 8;
+constexpr int k_barriers = q_barriers + 2 * tile::q_slots * 8;
+constexpr int v_barriers = k_barriers + 2 * stages * 8;
+constexpr int bytes = v_barriers + 2 * stages * 8;
+constexpr int maxima = 0; /* not exchanged */
+constexpr int v_pieces = v_bytes / 16; /* 16 bytes each */
+INLINE constexpr int piece_row(int piece) { return piece / 8 % tile::block_keys; }
+static_assert(bytes == TILE_shared_bytes, "the host counts other bytes");
+} // namespace layout
+
+#else
+#include "copy_sm80.cuh"
 
 namespace layout {
 constexpr int q_chunks = tile::head_dim * spec::element / 16;
@@ -21,9 +58,10 @@ constexpr int maxima = p + (tile::shares_p ? spec::p_parts * p_bytes : 0);
 constexpr int maxima_bytes = tile::column_warps > 1 ? tile::block_rows * tile::column_warps * 4 : 0;
 constexpr int rows = maxima + maxima_bytes; /* what is known of each row of the tile */
 constexpr int row_bytes = 8 + 8 * tile::seen_words;
-constexpr int work = rows + tile::block_rows * row_bytes; /* what is known of the tile: costs no registers */
-constexpr int pages = work + 112;
-static_assert(sizeof(struct work) <= 112, "the host counts 112 bytes");
+constexpr int work = rows + tile::block_rows * row_bytes;
+constexpr int pages = work + work_bytes;
+constexpr int v_pieces = tile::block_keys * v_chunks; /* 16 bytes each */
+INLINE constexpr int piece_row(int piece) { return piece / v_chunks; }
 constexpr int page_lists = tile::slots / 2 + 1; /* lists of pages, one for a block of keys */
 constexpr int bytes = pages + (spec::paged ? page_lists * tile::block_keys * 4 : 0);
 
@@ -32,5 +70,6 @@ constexpr int out = 0;
 static_assert(tile::block_rows * v_chunks * 16 <= bytes, "O must fit");
 static_assert(bytes == TILE_shared_bytes, "the host counts other bytes");
 } // namespace layout
+#endif
 
 #endif

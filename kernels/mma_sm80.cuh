@@ -50,16 +50,6 @@ INLINE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
 #undef MMA
 }
 
-/* Part `part` of two weights: the rounded values, or what rounding to the parts before left. */
-INLINE uint32_t pack_part(float low, float high, const int part) {
-    UNROLL for (int i = 0; i < part; i++) {
-        float2 rounded = unpack(pack(low, high));
-        low -= rounded.x;
-        high -= rounded.y;
-    }
-    return pack(low, high);
-}
-
 /* The warp's rows of Q as left operands, 16 elements a step, if the tile keeps them. */
 typedef uint32_t query_block[tile::keeps_q ? tile::head_dim / 16 : 1][tile::row_parts][4];
 

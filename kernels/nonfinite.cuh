@@ -7,11 +7,13 @@
 
 #include "scores.cuh"
 
-INLINE bool any_nonfinite(const out_block &o) {
+INLINE bool any_nonfinite(const out_block &o, const work &w) {
     float zero = 0;
-    UNROLL for (int m = 0; m < tile::row_parts; m++)
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        if (row_in_tile(i) >= w.rows) continue;
         UNROLL for (int n = 0; n < tile::column_parts; n++)
-            UNROLL for (int c = 0; c < 4; c++) zero = fmaf(o[m][n][c], 0, zero);
+            UNROLL for (int c = 0; c < 2; c++) zero = fmaf(o[i / 2][n][i % 2 * 2 + c], 0, zero);
+    }
     return zero != 0;
 }
 
@@ -26,15 +28,22 @@ INLINE uint32_t finite_word(uint32_t word) {
            (nonfinite_bits(word >> 16) ? 0 : word & 0xffff0000u);
 }
 
-/* Takes inf and NaN out of a block of V in shared memory. */
-INLINE void remove_nonfinite(uint32_t v) {
-    _Pragma("unroll 1") for (int i = thread_id(); i < tile::block_keys * layout::v_chunks;
-                              i += tile::threads) {
+/* Takes inf and NaN out of rows [first_row, ...) of a block of V in shared memory. Warpgroups of
+ * sm_90 run apart, so that each does it for itself: all write the same. */
+INLINE void remove_nonfinite(uint32_t v, int first_row) {
+    const int threads = spec::family == 90 ? 128 : tile::threads;
+    _Pragma("unroll 1") for (int i = thread_id() % threads; i < layout::v_pieces; i += threads) {
+        if (layout::piece_row(i) < first_row) continue;
         uint4 c = shared_chunk(v + i * 16);
         set_shared_chunk(v + i * 16, make_uint4(finite_word(c.x), finite_word(c.y),
                                                 finite_word(c.z), finite_word(c.w)));
     }
+#if SPEC_family == 90
+    release_to_copies();
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + row_warp() / 4) : "memory");
+#else
     __syncthreads();
+#endif
 }
 
 /* Element `column` of a row of V: 0 if it is finite. */
@@ -54,21 +63,18 @@ INLINE const char *value_row(const forward_args &a, const work &w, int key) {
 }
 
 /* Adds what was taken out of a block of keys to the rows that see it. */
-INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, uint32_t memory,
-                          int first_key) {
-    __syncthreads();
-    note_visible(a, w, memory, first_key);
-    __syncthreads();
-    const int keys = least(tile::block_keys, w.seq.seqlen_k - first_key);
-    _Pragma("unroll 1") for (int j = 0; j < keys; j++) {
-        const char *row = value_row(a, w, first_key + j);
+INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, int first_key) {
+    const int end = least(first_key + tile::block_keys, w.seq.seqlen_k);
+    _Pragma("unroll 1") for (int key = first_key; key < end; key++) {
+        const char *row = value_row(a, w, key);
+        bool sees[tile::row_states];
+        UNROLL for (int i = 0; i < tile::row_states; i++) sees[i] = sees_key(a, w, i, key);
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
                 if (value == 0) continue;
                 UNROLL for (int i = 0; i < tile::row_states; i++)
-                    if (noted(memory, row_in_tile(i), j / 64) >> j % 64 & 1)
-                        o[i / 2][n][i % 2 * 2 + c] += value;
+                    if (sees[i]) o[i / 2][n][i % 2 * 2 + c] += value;
             }
     }
 }

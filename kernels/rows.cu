@@ -83,7 +83,10 @@ INLINE void combine_row(const forward_args &a, const work &w, int row) {
 extern "C" __global__ void __launch_bounds__(COMBINE_THREADS, 8)
 tallow_combine(const __grid_constant__ forward_args a) {
     const int tile = blockIdx.x / a.block_rows, row = blockIdx.x % a.block_rows;
-    const work w = tile_of(a, tile / a.row_blocks, tile % a.row_blocks, a.block_rows, a.block_keys);
+    const int head = tile / a.row_blocks, b = divide(head, a.sequences.heads_kv);
+    const tile_index at = {b, (int)(head - b * a.sequences.heads_kv.by), tile % a.row_blocks};
+    work w;
+    enter_work(w, a, at, a.block_rows, a.block_keys);
     wait_for_kernel_before();
     if (w.parts > 1 && row < w.rows) combine_row(a, w, row);
 }

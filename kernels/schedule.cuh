@@ -6,7 +6,7 @@
 
 struct work {
     sequence seq;
-    int b, head_kv;
+    int b, head, head_kv; /* head: of the tile's, group query heads each */
     int row_block, row_begin, rows; /* rows of the tile; none: nothing to do */
     int part, parts;                /* of the tile's keys */
     interval blocks;                /* of keys, in this part */
@@ -28,7 +28,7 @@ struct query_of_row {
 
 INLINE query_of_row query_of(const forward_args &a, const work &w, int row) {
     uint32_t packed = w.row_begin + row, query = divide(packed, a.sequences.group);
-    uint32_t head = w.head_kv * a.sequences.group.by + packed - query * a.sequences.group.by;
+    uint32_t head = w.head * a.sequences.group.by + packed - query * a.sequences.group.by;
     query_of_row q = {(int64_t)query, (int)head};
     return q;
 }
@@ -41,7 +41,7 @@ struct tile_rows {
 };
 
 INLINE tile_rows rows_of_tile(const forward_args &a, const work &w, const rows_arg &view) {
-    const int64_t head = (int64_t)w.head_kv * a.sequences.group.by;
+    const int64_t head = (int64_t)w.head * a.sequences.group.by;
     tile_rows rows = {view.data + w.b * view.batch_stride + w.seq.q_start * view.row_stride +
                           head * view.head_stride,
                       (uint32_t)w.row_begin};
@@ -54,33 +54,51 @@ INLINE char *tile_row(const forward_args &a, const tile_rows &rows, const rows_a
     return rows.data + query * view.row_stride + head * view.head_stride;
 }
 
-/* Row block `row_block` of (b, key head) number `head`, all parts of it in one. */
-INLINE work tile_of(const forward_args &a, int head, int row_block, int block_rows,
+/* What a run of packed rows sees: blocks of keys, and keys that each row of them does. */
+struct view {
+    interval blocks, clean;
+};
+
+INLINE view view_of(const forward_args &a, const sequence &seq, int b, int first_row, int rows,
                     int block_keys) {
-    work w;
-    w.b = divide(head, a.sequences.heads_kv);
-    w.head_kv = head - w.b * a.sequences.heads_kv.by;
-    w.seq = sequence_of(a.sequences, w.b);
-    w.row_block = row_block;
-    w.row_begin = row_block * block_rows;
+    view v;
+    interval positions = {position_of(a, seq, first_row),
+                          position_of(a, seq, first_row + rows - 1) + 1};
+    interval keys = visible_interval(a, b, seq.seqlen_k, positions);
+    if (keys.begin >= keys.end) keys.begin = keys.end = 0;
+    v.blocks.begin = keys.begin / block_keys;
+    v.blocks.end = (keys.end + block_keys - 1) / block_keys;
+    v.clean.begin = window_of(a, seq.seqlen_k, positions.end - 1).begin;
+    v.clean.end = window_of(a, seq.seqlen_k, positions.begin).end;
+    return v;
+}
+
+/* Which tile: row block `row_block` of head `head` of sequence b. */
+struct tile_index {
+    int b, head, row_block;
+};
+
+/* All parts of a tile in one. `w` may lie in shared memory: then little has to be in registers. */
+INLINE void enter_work(work &w, const forward_args &a, tile_index at, int block_rows,
+                       int block_keys) {
+    w.b = at.b;
+    w.head = at.head;
+    w.head_kv = divide(at.head, a.kv_group);
+    w.seq = sequence_of(a.sequences, at.b);
+    w.row_block = at.row_block;
+    w.row_begin = at.row_block * block_rows;
     int64_t rows = (int64_t)w.seq.seqlen_q * a.sequences.group.by - w.row_begin;
     w.rows = (int)clamp64(rows, 0, block_rows);
     w.part = 0;
     w.parts = 1;
-    if (w.rows == 0) return w;
-
-    interval positions = {position_of(a, w.seq, w.row_begin),
-                          position_of(a, w.seq, w.row_begin + w.rows - 1) + 1};
-    interval keys = visible_interval(a, w.b, w.seq.seqlen_k, positions);
-    if (keys.begin >= keys.end) keys.begin = keys.end = 0;
-    w.blocks.begin = keys.begin / block_keys;
-    w.blocks.end = (keys.end + block_keys - 1) / block_keys;
-    w.clean.begin = window_of(a, w.seq.seqlen_k, positions.end - 1).begin;
-    w.clean.end = window_of(a, w.seq.seqlen_k, positions.begin).end;
-    if (a.splits.by == 1) return w;
+    w.careful = false;
+    if (w.rows == 0) return;
+    view v = view_of(a, w.seq, w.b, w.row_begin, w.rows, block_keys);
+    w.blocks = v.blocks;
+    w.clean = v.clean;
+    if (a.splits.by == 1) return;
     int most_parts = (w.blocks.end - w.blocks.begin + a.split_blocks - 1) / a.split_blocks;
     w.parts = most(1, least(a.splits.by, most_parts));
-    return w;
 }
 
 /* Keeps one part of the tile's blocks of keys: the first few have one more than the others. */
@@ -99,30 +117,42 @@ INLINE const char *head_of(const forward_args &a, const work &w, const rows_arg 
     return head + w.seq.cache_row * view.batch_stride + w.seq.k_start * view.row_stride;
 }
 
-/* Thread blocks start in the order of their index: sections of heads, whose K and V should fit in
- * L2, one after the other; in a section the last row blocks first, which under a causal mask are
- * the longest; then heads; then parts. */
-INLINE work work_of(const forward_args &a, int block_rows, int block_keys) {
-    uint32_t item = divide(blockIdx.x, a.splits), part = blockIdx.x - item * a.splits.by;
+/* Tiles come in the order of their index: sections of heads, whose K and V should fit in L2, one
+ * after the other; in a section the last row blocks first, which under a causal mask are the
+ * longest; then heads. */
+INLINE tile_index tile_at(const forward_args &a, uint32_t item) {
     uint32_t section = divide(item, a.section_tiles), first = section * a.section.by;
     item -= section * a.section_tiles.by;
     bool last = first + a.section.by > a.sequences.batch * a.sequences.heads_kv.by;
     uint32_t rows_after = last ? divide(item, a.last_section) : divide(item, a.section);
     uint32_t in_section = last ? a.last_section.by : a.section.by;
-    uint32_t head = first + item - rows_after * in_section;
-    work w = tile_of(a, head, a.row_blocks - 1 - rows_after, block_rows, block_keys);
-    if ((int)part >= w.parts) w.rows = 0;
-    if (w.rows > 0) take_part(w, part);
-    w.careful = false;
+    uint32_t head = first + item - rows_after * in_section, b = divide(head, a.sequences.heads_kv);
+    tile_index at = {(int)b, (int)(head - b * a.sequences.heads_kv.by),
+                     (int)(a.row_blocks - 1 - rows_after)};
+    return at;
+}
+
+/* Where K and V of the tile's sequence and key head lie. */
+INLINE void find_keys(work &w, const forward_args &a) {
     w.k = head_of(a, w, a.k);
     w.v = head_of(a, w, a.v);
-    return w;
+}
+
+/* What thread block `block` computes: a part of a tile. Parts of a tile are next to each other. */
+INLINE void work_of(work &w, const forward_args &a, uint32_t block, int block_rows,
+                    int block_keys) {
+    uint32_t item = divide(block, a.splits), part = block - item * a.splits.by;
+    enter_work(w, a, tile_at(a, item), block_rows, block_keys);
+    if ((int)part >= w.parts) w.rows = 0;
+    if (w.rows == 0) return;
+    take_part(w, part);
+    find_keys(w, a);
 }
 
 /* The partial results of a tile's part: see args.h. */
 INLINE float *partial_of(const forward_args &a, const work &w, int part, int block_rows) {
     int64_t tile =
-        ((int64_t)w.b * a.sequences.heads_kv.by + w.head_kv) * a.row_blocks + w.row_block;
+        ((int64_t)w.b * a.sequences.heads_kv.by + w.head) * a.row_blocks + w.row_block;
     return a.partial + (tile * a.splits.by + part) * block_rows * (a.head_dim_v + 2);
 }
 

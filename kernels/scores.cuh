@@ -5,8 +5,8 @@
 #include "layout.cuh"
 #include "schedule.cuh"
 
-/* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block of
- * keys that is worked on which it sees. */
+/* What is known of a row, in shared memory: its position, its ALiBi slope, and, where all warps work
+ * on one block of keys at a time, if that is masked which keys it sees. */
 INLINE uint32_t row_facts(uint32_t memory, int row) {
     return memory + layout::rows + row * layout::row_bytes;
 }
@@ -23,7 +23,13 @@ INLINE uint64_t noted(uint32_t memory, int row, int word) {
 
 INLINE void note_rows(const forward_args &a, const work &w, uint32_t memory) {
     const floats_arg &slopes = a.alibi_slopes;
-    for (int row = threadIdx.x; row < tile::block_rows; row += tile::threads) {
+    int row = thread_id(), end = tile::block_rows, step = tile::threads;
+    if (spec::family == 90) { /* each warp those that it computes */
+        end = (thread_id() / 32 + 1) * tile::warp_rows;
+        row = end - tile::warp_rows + lane_id();
+        step = 32;
+    }
+    for (; row < end; row += step) {
         query_of_row q = query_of(a, w, row);
         float slope = 0;
         if (spec::scores == 1 && slopes.data && row < w.rows)
@@ -51,6 +57,18 @@ INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, 
     }
 }
 
+/* Whether all of the rows see all of the block. */
+INLINE bool is_clean(interval clean, int block) {
+    return clean.begin <= block * tile::block_keys &&
+           (block + 1) * tile::block_keys <= clean.end;
+}
+
+/* Whether some key may be hidden from some row. */
+INLINE bool hides_keys(const work &w) {
+    return w.blocks.begin < w.blocks.end &&
+           !(is_clean(w.clean, w.blocks.begin) && is_clean(w.clean, w.blocks.end - 1));
+}
+
 /* Before the barrier in front of a masked block: which of its keys each row sees. */
 INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
     _Pragma("unroll 1") for (int row = thread_id(); row < tile::block_rows; row += tile::threads) {
@@ -61,21 +79,55 @@ INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, 
     }
 }
 
+/* What the thread's rows see of a masked block, as bits of 32 keys from the thread's first on. */
+typedef uint32_t seen_block[tile::row_states][2 * tile::seen_words];
+
+INLINE void shift_seen(seen_block &seen, int i, const int word, uint64_t keys) {
+    keys >>= column_warp() * tile::warp_keys + lane_id() % 4 * 2;
+    seen[i][2 * word] = (uint32_t)keys;
+    seen[i][2 * word + 1] = (uint32_t)(keys >> 32);
+}
+
+#if SPEC_family == 90
+/* A lane works out 64 keys of one of the warp's 16 rows, and all take theirs from it. */
+INLINE void load_seen(seen_block &seen, const forward_args &a, const work &w, uint32_t memory,
+                      int first_key) {
+    const int row = thread_id() / 32 * 16 + lane_id() % 16;
+    const int position = position_of(a, w.seq, w.row_begin + row);
+    UNROLL for (int pair = 0; pair < tile::seen_words; pair += 2) {
+        const int keys_at = first_key + (pair + lane_id() / 16) * 64;
+        uint64_t keys = visible_keys(a, w.b, w.seq.seqlen_k, position, keys_at);
+        UNROLL for (int i = 0; i < tile::row_states; i++)
+            UNROLL for (int word = pair; word < least(pair + 2, tile::seen_words); word++)
+                shift_seen(seen, i, word,
+                           __shfl_sync(~0u, keys, (word - pair) * 16 + i * 8 + lane_id() / 4));
+    }
+}
+#else
+INLINE void load_seen(seen_block &seen, const forward_args &a, const work &w, uint32_t memory,
+                      int first_key) {
+    UNROLL for (int i = 0; i < tile::row_states; i++)
+        UNROLL for (int word = 0; word < tile::seen_words; word++)
+            shift_seen(seen, i, word, noted(memory, row_in_tile(i), word));
+}
+#endif
+
 /* Hides keys from the rows that must not see them. */
-INLINE void mask_scores(score_block &s, uint32_t memory) {
-    const int first = column_warp() * tile::warp_keys + lane_id() % 4 * 2;
-    UNROLL for (int i = 0; i < tile::row_states; i++) {
-        uint32_t half[2 * tile::seen_words];
-        UNROLL for (int word = 0; word < tile::seen_words; word++) {
-            uint64_t seen = noted(memory, row_in_tile(i), word) >> first;
-            half[2 * word] = (uint32_t)seen;
-            half[2 * word + 1] = (uint32_t)(seen >> 32);
-        }
+INLINE void mask_scores(score_block &s, const forward_args &a, const work &w, uint32_t memory,
+                        int first_key) {
+    seen_block seen;
+    load_seen(seen, a, w, memory, first_key);
+    UNROLL for (int i = 0; i < tile::row_states; i++)
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 2; c++)
-                if (!(half[n / 4] >> (n % 4 * 8 + c) & 1))
+                if (!(seen[i][n / 4] >> (n % 4 * 8 + c) & 1))
                     s[i / 2][n][i % 2 * 2 + c] = MINUS_INFINITY;
-    }
+}
+
+/* Whether row i of the thread sees one key. */
+INLINE bool sees_key(const forward_args &a, const work &w, int i, int key) {
+    const int position = position_of(a, w.seq, w.row_begin + row_in_tile(i));
+    return visible_keys(a, w.b, w.seq.seqlen_k, position, key) & 1;
 }
 
 /* ---- dropout ---- */

@@ -67,11 +67,13 @@ struct softmax_state {
  * from here: it is rounded, which does no harm as long as it is rounded alike. */
 INLINE float base_of(float max, float scale) { return fmaf(max, scale, -weight_bits); }
 
-INLINE void clear(softmax_state &state, out_block &o) {
+INLINE void clear(softmax_state &state) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         state.max[i] = MINUS_INFINITY;
         state.sum[i] = 0;
     }
+}
+INLINE void clear(out_block &o) {
     UNROLL for (int m = 0; m < tile::row_parts; m++)
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 4; c++) o[m][n][c] = 0;
@@ -95,26 +97,33 @@ INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memor
     }
 }
 
-/* Sums and O are brought to the new maxima. Most blocks of keys raise no maximum of the warp's rows;
- * then nothing is exchanged and O stays as it is, which changes no bit: the factor would be 1. */
-INLINE void raise_maxima(const score_block &s, softmax_state &state, out_block &o, float scale,
-                         uint32_t memory) {
+/* Raises the maxima to those of S and brings sums to them; false when none of the warp's rows had a
+ * larger score, as in most blocks of keys. Then nothing is exchanged and O stays as it is, which
+ * changes no bit: the factor would be 1. */
+INLINE bool raise_maxima(row_values &factor, const score_block &s, softmax_state &state,
+                         float scale, uint32_t memory) {
     row_values largest;
     bool raised = false;
     row_maxima(largest, s, memory);
     UNROLL for (int i = 0; i < tile::row_states; i++) raised |= largest[i] > state.max[i];
-    if (!__any_sync(~0u, raised)) return;
+    if (!__any_sync(~0u, raised)) return false;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         float new_max = quad_max(fmaxf(largest[i], state.max[i]));
-        float factor = power_of_two(base_of(state.max[i], scale) - base_of(new_max, scale));
-        if (state.max[i] == new_max) factor = 1; /* both may be -inf */
+        factor[i] = power_of_two(base_of(state.max[i], scale) - base_of(new_max, scale));
+        if (state.max[i] == new_max) factor[i] = 1; /* both may be -inf */
         state.max[i] = new_max;
-        state.sum[i] *= factor;
-        UNROLL for (int n = 0; n < tile::column_parts; n++) {
-            o[i / 2][n][i % 2 * 2] *= factor;
-            o[i / 2][n][i % 2 * 2 + 1] *= factor;
-        }
+        state.sum[i] *= factor[i];
     }
+    return true;
+}
+
+/* Brings O to the new maxima. */
+INLINE void rescale(out_block &o, const row_values &factor) {
+    UNROLL for (int i = 0; i < tile::row_states; i++)
+        UNROLL for (int n = 0; n < tile::column_parts; n++) {
+            o[i / 2][n][i % 2 * 2] *= factor[i];
+            o[i / 2][n][i % 2 * 2 + 1] *= factor[i];
+        }
 }
 
 /* Scores of the warp's keys [8 * begin, 8 * end) become weights. */

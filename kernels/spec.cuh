@@ -16,19 +16,21 @@ constexpr int element = full ? 4 : 2; /* bytes */
 namespace tile {
 constexpr int row_warps = TILE_row_warps, column_warps = TILE_column_warps;
 constexpr int warp_rows = TILE_warp_rows, block_keys = TILE_block_keys;
-constexpr int slots = TILE_slots, blocks = TILE_blocks;
-constexpr int block_rows = row_warps * warp_rows, threads = 32 * row_warps * column_warps;
+constexpr int slots = TILE_slots, q_slots = TILE_q_slots, blocks = TILE_blocks;
+constexpr int block_rows = row_warps * warp_rows;
+constexpr int threads = 32 * row_warps * column_warps; /* that compute: the first of the block's */
 
-/* Rows are padded with zeros to whole steps of 16 elements. */
+/* Rows are padded with zeros to whole steps of 16 elements; wgmma takes 8 columns of V. */
 constexpr int head_dim = (spec::head_dim + 15) / 16 * 16;
-constexpr int head_dim_v = (spec::head_dim_v + 15) / 16 * 16;
+constexpr int column_step = spec::family == 90 ? 8 : 16;
+constexpr int head_dim_v = (spec::head_dim_v + column_step - 1) / column_step * column_step;
 
 /* What a warp computes, in blocks of the products' accumulators: 16 rows by 8 columns. */
 constexpr int row_parts = warp_rows / 16;
 constexpr int warp_keys = block_keys / column_warps;
 constexpr int key_parts = warp_keys / 8;
-constexpr int column_pairs = (head_dim_v / 16 + column_warps - 1) / column_warps;
-constexpr int column_parts = 2 * column_pairs;
+constexpr int column_steps = (head_dim_v / column_step + column_warps - 1) / column_warps;
+constexpr int column_parts = column_steps * column_step / 8;
 constexpr int row_states = 2 * row_parts; /* rows that a thread holds pieces of */
 
 constexpr bool shares_p = column_warps > 1 || spec::full; /* P goes through shared memory */
@@ -63,7 +65,7 @@ INLINE int out_part(const int n) {
 
 /* Whether there is such a part, when they do not divide evenly. */
 INLINE bool has_part(const int n) {
-    return tile::head_dim_v % (16 * tile::column_warps) == 0 || out_part(n) < tile::head_dim_v / 8;
+    return tile::head_dim_v % (tile::column_step * tile::column_warps) == 0 || out_part(n) < tile::head_dim_v / 8;
 }
 
 /* Two floats rounded to nearest even, the first in the low half; and back. */
@@ -87,6 +89,16 @@ INLINE float2 unpack(uint32_t pair) {
         : "=f"(low), "=f"(high)
         : "r"(pair));
     return make_float2(low, high);
+}
+
+/* Part `part` of two weights: the rounded values, or what rounding to the parts before left. */
+INLINE uint32_t pack_part(float low, float high, const int part) {
+    UNROLL for (int i = 0; i < part; i++) {
+        float2 rounded = unpack(pack(low, high));
+        low -= rounded.x;
+        high -= rounded.y;
+    }
+    return pack(low, high);
 }
 
 #endif

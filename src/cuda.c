@@ -4,6 +4,7 @@
 
 #include "cuda_args.h"
 #include "cuda_kernels.h"
+#include "cuda_maps.h"
 
 static const spec rows_program = {0};
 
@@ -83,19 +84,32 @@ static tallow_status append(const run *r) {
     return tallow_cuda_launch(r->rows[ENTRY_APPEND], shape, p->stream, &args);
 }
 
-static tallow_status forward(const run *r, const cuda_gpu *gpu) {
-    const cuda_plan *plan = &r->plan;
-    const int64_t combined = plan->blocks / plan->splits * plan->tile.block_rows;
-    forward_args args;
-    cuda_shape tiles = {(unsigned)plan->blocks,
+static cuda_shape forward_shape(const cuda_plan *plan) {
+    return (cuda_shape){(unsigned)plan->blocks,
                         {(unsigned)plan->tile.threads, 1},
                         (unsigned)plan->tile.shared_bytes,
                         false};
+}
+
+static tallow_status forward_by_maps(const run *r) {
+    forward_tma_args args;
+    tallow_cuda_tma_args(&args, r->p, &r->plan);
+    tallow_status status = tallow_cuda_maps(&args, r->p, &r->plan);
+    if (status) return status;
+    return tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(&r->plan), r->p->stream,
+                              &args);
+}
+
+static tallow_status forward(const run *r, const cuda_gpu *gpu) {
+    const cuda_plan *plan = &r->plan;
+    const int64_t combined = plan->tiles * plan->tile.block_rows;
+    forward_args args;
     cuda_shape rows = {(unsigned)combined, {COMBINE_THREADS, 1}, 0, gpu->capability >= 90};
     if (plan->blocks == 0) return TALLOW_OK;
+    if (plan->kernel.family == 90) return forward_by_maps(r);
     tallow_cuda_forward_args(&args, r->p, plan);
-    tallow_status status =
-        tallow_cuda_launch(r->forward[ENTRY_FORWARD], tiles, r->p->stream, &args);
+    tallow_status status = tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(plan),
+                                              r->p->stream, &args);
     if (status || plan->splits == 1) return status;
     return tallow_cuda_launch(r->rows[ENTRY_COMBINE], rows, r->p->stream, &args);
 }

@@ -6,7 +6,7 @@
 
 #include "rotary.h"
 
-static_assert(sizeof(forward_args) <= 4096 && sizeof(append_args) <= 4096 &&
+static_assert(sizeof(forward_tma_args) <= 4096 && sizeof(append_args) <= 4096 &&
                   sizeof(rotate_args) <= 4096 && sizeof(merge_args) <= 4096,
               "every driver accepts 4096 bytes of arguments");
 static_assert(TALLOW_MAX_HEAD_DIM / 2 <= ROTATE_PAIRS, "one launch appends");
@@ -86,9 +86,10 @@ static rows_arg queries(const problem *p, const cuda_plan *plan) {
 }
 
 void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_plan *plan) {
-    const int64_t left = p->batch * p->heads_kv % plan->section;
+    const int64_t left = p->batch * plan->tile_heads % plan->section;
     *out = (forward_args){
         .sequences = sequences_of(p),
+        .kv_group = divisor_of((uint32_t)(plan->tile_heads / p->heads_kv)),
         .q = queries(p, plan),
         .k = rows_of(&p->k),
         .v = rows_of(&p->v),
@@ -124,6 +125,14 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
         .dropout_seed = p->dropout_seed,
         .dropout_offset = p->dropout_offset,
     };
+    out->sequences.heads_kv = divisor_of((uint32_t)plan->tile_heads);
+    out->sequences.group = divisor_of((uint32_t)plan->group);
+}
+
+void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
+    tallow_cuda_forward_args(&out->forward, p, plan);
+    out->items = (int32_t)plan->tiles;
+    out->key_rows = (int32_t)plan->key_rows;
 }
 
 void tallow_cuda_append_args(append_args *out, const problem *p, const cuda_plan *plan) {

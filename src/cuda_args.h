@@ -6,6 +6,8 @@
 #include "plan_cuda.h"
 
 void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_plan *plan);
+/* All of it but the maps. */
+void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan);
 void tallow_cuda_append_args(append_args *out, const problem *p, const cuda_plan *plan);
 
 /* The launch that rotates pairs from `first` on. */

@@ -42,6 +42,8 @@ typedef struct {
     F(cuLibraryGetKernel, void **, void *, const char *)                                           \
     F(cuKernelGetFunction, void **, void *)                                                        \
     F(cuKernelSetAttribute, int, int, void *, int)                                                 \
+    F(cuTensorMapEncodeTiled, void *, int, unsigned, void *, const uint64_t *, const uint64_t *,   \
+      const uint32_t *, const uint32_t *, int, int, int, int)                                      \
     F(cuLaunchKernelEx, const launch_config *, void *, void **, void **)                           \
     F(cuMemPoolCreate, void **, const pool_properties *)                                           \
     F(cuMemPoolSetAttribute, void *, int, void *)                                                  \
@@ -93,6 +95,8 @@ enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES
 enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9, DEVICE_ORDINAL = 9 };
 enum { PROGRAMMATIC_DEPENDENT = 6 };                    /* CUlaunchAttributeID */
 enum { OUT_OF_MEMORY = 2 };                             /* CUresult */
+enum { MAP_F16 = 6, MAP_BF16 = 9, MAP_NO_INTERLEAVE = 0 }; /* CUtensorMap... */
+enum { MAP_SWIZZLE_128 = 3, MAP_PROMOTE_256 = 3, MAP_ZEROS = 0 };
 enum { PINNED = 1, DEVICE = 1, RELEASE_THRESHOLD = 4 }; /* of a CUmemPoolProps and its pool */
 enum { CAPTURE_RELAXED = 2 };                           /* CUstreamCaptureMode */
 enum { CAPTURE_ACTIVE = 1 };                            /* CUstreamCaptureStatus */
@@ -382,6 +386,14 @@ tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, co
         .count = shape.early,
     };
     return status_of(driver.cuLaunchKernelEx(&config, entry, list, NULL), "cuLaunchKernelEx");
+}
+
+tallow_status tallow_cuda_encode(void *map, const cuda_tensor *t) {
+    static const uint32_t steps[5] = {1, 1, 1, 1, 1};
+    int error = driver.cuTensorMapEncodeTiled(
+        map, t->f16 ? MAP_F16 : MAP_BF16, (unsigned)t->rank, (void *)(uintptr_t)t->data, t->dim,
+        t->stride, t->box, steps, MAP_NO_INTERLEAVE, MAP_SWIZZLE_128, MAP_PROMOTE_256, MAP_ZEROS);
+    return status_of(error, "cuTensorMapEncodeTiled");
 }
 
 /* ---- memory ---- */

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "error.h"
 
@@ -64,6 +65,19 @@ typedef struct {
 } cuda_shape;
 
 tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args);
+
+/* A tensor of up to 5 dimensions of 16-bit elements, innermost first, and the box of it that one
+ * copy takes; strides in bytes, of the dimensions from the second on. */
+typedef struct {
+    const void *data;
+    uint64_t dim[5], stride[4];
+    uint32_t box[5];
+    int32_t rank, f16, zero;
+} cuda_tensor;
+
+/* Encodes it for the tensor memory accelerator: 128 bytes, at a multiple of 64. Boxes lie in shared
+ * memory with the permutation of 128 bytes; what is outside the tensor becomes zeros. */
+tallow_status tallow_cuda_encode(void *map, const cuda_tensor *tensor);
 
 /* ---- memory ---- */
 

@@ -40,13 +40,60 @@ static int32_t count_parts(const problem *p) {
 }
 
 static int32_t family_of(const cuda_gpu *gpu) {
-    return gpu->family ? gpu->family : gpu->capability < 80 ? 75 : 80;
+    if (gpu->family) return gpu->family;
+    return gpu->capability < 80 ? 75 : gpu->capability == 90 ? 90 : 80;
+}
+
+/* Pages are copied whole, or a block of keys from inside of one. */
+static bool copies_pages(const problem *p, int64_t block_keys) {
+    return p->page_size % block_keys == 0 ||
+           (p->page_size % 8 == 0 && block_keys % p->page_size == 0);
+}
+
+static bool strides_reach(const rows_view *view) {
+    const int64_t most_elements = (int64_t)1 << 38; /* copies count 2^40 bytes */
+    return view->batch_stride < most_elements && view->row_stride < most_elements &&
+           view->head_stride < most_elements;
+}
+
+/* Why wgmma does not serve a kernel; null: it does. */
+static const char *bars_wgmma(const cuda_plan *plan, const problem *p) {
+    const spec *s = &plan->kernel;
+    if (s->dtype == TALLOW_F32) return "f32";
+    if (s->rows) return "at most 16 rows of a key head";
+    if (s->p_parts == 3) return "f32 output of high precision";
+    if (s->access) return "rows that do not start at multiples of 16 bytes";
+    if (s->head_dim > 256 || s->head_dim_v > 256) return "a head dimension above 256";
+    if (p->dropout_p > 0) return "dropout";
+    if (p->rows_k == 0 || (s->paged && p->pages == 0)) return "no keys";
+    if (!strides_reach(&p->q) || !strides_reach(&p->k) || !strides_reach(&p->v))
+        return "strides of 2^38 elements";
+    if (s->paged && p->leftpad_k.data) return "leftpad_k in pages";
+    if (s->paged && !copies_pages(p, plan->tile.block_keys))
+        return "pages that neither divide a block of keys nor are divided by one";
+    return NULL;
+}
+
+static void use_family(cuda_plan *out, const problem *p, int32_t family) {
+    out->kernel.family = family;
+    tallow_spec_tile(&out->kernel, &out->tile);
+    const bool packs = family != 90 || out->tile.block_rows % p->group == 0;
+    out->group = packs ? p->group : 1;
+    out->tile_heads = packs ? p->heads_kv : p->heads;
+    out->key_rows = out->tile.block_keys;
+    if (out->kernel.paged) out->key_rows = least(out->key_rows, p->page_size);
+    out->row_blocks = ceil_div(p->max_seqlen_q * out->group, out->tile.block_rows);
+}
+
+/* Instructions of sm_80 serve where those of sm_90 do not. */
+static void leave_wgmma(cuda_plan *out, const problem *p, const char *why) {
+    out->why = why;
+    use_family(out, p, 80);
 }
 
 static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     const bool whole_q = out->rotates_q || aligned(&p->q);
     out->kernel = (spec){
-        .family = family_of(gpu),
         .dtype = p->dtype,
         .head_dim = (int32_t)p->head_dim,
         .head_dim_v = (int32_t)p->head_dim_v,
@@ -58,15 +105,15 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
         .access = !(whole_q && aligned(&p->k) && aligned(&p->v) && aligned(&p->out)),
         .shared_memory = tallow_spec_shared_memory(gpu->shared_bytes),
     };
-    tallow_status status = tallow_spec_check(&out->kernel);
-    tallow_spec_tile(&out->kernel, &out->tile);
-    return status;
+    use_family(out, p, family_of(gpu));
+    if (out->kernel.family == 90 && (out->why = bars_wgmma(out, p))) leave_wgmma(out, p, out->why);
+    return tallow_spec_check(&out->kernel);
 }
 
 /* ---- splits ---- */
 
 static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
-    const int64_t tiles = p->batch * p->heads_kv * out->row_blocks;
+    const int64_t tiles = p->batch * out->tile_heads * out->row_blocks;
     const int64_t key_blocks = most(1, ceil_div(p->max_seqlen_k, out->tile.block_keys));
     /* One part for each multiprocessor: more at a time read the keys slower. */
     int64_t wanted = tiles > 0 ? gpu->multiprocessors / tiles : 1;
@@ -82,13 +129,17 @@ static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu)
         wanted = least(wanted, MOST_CHOSEN_SPLITS);
     }
     out->splits = most(1, least(wanted, ceil_div(key_blocks, out->split_blocks)));
+    if (out->splits == 1 || out->kernel.family != 90) return;
+    leave_wgmma(out, p, p->num_splits > 0 ? "num_splits" : "too few tiles: keys are split");
+    choose_splits(out, p, gpu);
 }
 
 /* Heads are worked on in equal sections whose K and V stay in the cache. */
 static int64_t choose_section(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
-    const int64_t heads = p->batch * p->heads_kv;
+    const int64_t heads = p->batch * plan->tile_heads;
     const int64_t row_bytes = (p->head_dim + p->head_dim_v) * (int64_t)tallow_dtype_size(p->dtype);
-    const int64_t head_bytes = most(1, p->max_seqlen_k * row_bytes);
+    const int64_t head_bytes =
+        most(1, p->max_seqlen_k * row_bytes * p->heads_kv / plan->tile_heads);
     const int64_t by_cache = (int64_t)(gpu->l2_bytes / 5 * 3) / head_bytes;
     const int64_t by_tiles =
         ceil_div((int64_t)gpu->multiprocessors * SECTION_TILES, plan->row_blocks * plan->splits);
@@ -114,7 +165,7 @@ static tallow_status need_gpu(const cuda_gpu *gpu, const problem *p) {
 static tallow_status need_counts(const cuda_plan *plan, const problem *p) {
     int64_t tiles, blocks, rows;
     if (!__builtin_mul_overflow(p->max_seqlen_q, p->group, &rows) && rows <= INT32_MAX - 1024 &&
-        !__builtin_mul_overflow(p->batch * p->heads_kv, plan->row_blocks, &tiles) &&
+        !__builtin_mul_overflow(p->batch * plan->tile_heads, plan->row_blocks, &tiles) &&
         !__builtin_mul_overflow(tiles, plan->splits, &blocks) && blocks <= INT32_MAX &&
         tiles * plan->tile.block_rows <= INT32_MAX && p->batch * most(1, plan->tokens) <= INT32_MAX)
         return TALLOW_OK;
@@ -143,11 +194,12 @@ tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda
     tallow_status status = need_gpu(gpu, p);
     if (!status) status = choose_kernel(out, p, gpu);
     if (status) return status;
-    out->row_blocks = ceil_div(p->max_seqlen_q * p->group, out->tile.block_rows);
     choose_splits(out, p, gpu);
     status = need_counts(out, p);
     if (status) return status;
-    out->blocks = p->batch * p->heads_kv * out->row_blocks * out->splits;
+    out->tiles = p->batch * out->tile_heads * out->row_blocks;
+    out->blocks = out->tiles * out->splits;
+    if (out->kernel.family == 90) out->blocks = least(out->blocks, gpu->multiprocessors);
     out->section = out->blocks > 0 ? choose_section(out, p, gpu) : 1;
     count_bytes(out, p);
     return TALLOW_OK;
@@ -159,12 +211,16 @@ void tallow_cuda_plan_describe(const cuda_plan *plan, const problem *p, const cu
     const spec_tile *t = &plan->tile;
     tallow_spec_key(&plan->kernel, key);
     snprintf(text, text_size,
-             "backend cuda\ngpu %s\nkernel %s\nbatch %lld\nheads %lld\nheads_kv %lld\n"
+             "backend cuda\ngpu %s\nkernel %s\nwgmma %s\nbatch %lld\nheads %lld\nheads_kv %lld\n"
              "head_dim %lld\nhead_dim_v %lld\nmax_seqlen_q %lld\nmax_seqlen_k %lld\n"
              "block_rows %d\nblock_keys %d\nslots %d\nthreads %d\nshared_bytes %d\n"
              "row_blocks %lld\nblocks %lld\nsection %lld\nsplits %lld\nsplit_keys %lld\n"
              "workspace %zu\n",
-             gpu->name, key, (long long)p->batch, (long long)p->heads, (long long)p->heads_kv,
+             gpu->name, key,
+             plan->kernel.family == 90 ? "yes"
+             : plan->why               ? plan->why
+                                       : "of compute capability 9.0 alone",
+             (long long)p->batch, (long long)p->heads, (long long)p->heads_kv,
              (long long)p->head_dim, (long long)p->head_dim_v, (long long)p->max_seqlen_q,
              (long long)p->max_seqlen_k, (int)t->block_rows, (int)t->block_keys, (int)t->slots,
              (int)t->threads, (int)t->shared_bytes, (long long)plan->row_blocks,

@@ -81,21 +81,32 @@ tallow_status tallow_spec_check(const spec *s) {
 
 /* ---- tiles ---- */
 
+enum { WORK_BYTES = 112, TILE_SLOTS = 4 };
+
 static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit * unit; }
 static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
 
-/* As the kernel lays it out: Q, the ring of K and V, P, the maxima that warps exchange, what is
- * known of each row and of the tile, and pages of blocks of keys. */
-static int32_t shared_bytes(const spec *s, const spec_tile *t) {
+/* As the kernels lay it out: kernels/layout.cuh. Of 80: Q, the ring of K and V, P, the maxima that
+ * warps exchange, what is known of each row and of the tile, and pages of blocks of keys. */
+static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     int32_t size = s->dtype == TALLOW_F32 ? 4 : 2;
     int32_t q_row = round_up(s->head_dim, 16) * size, v_row = round_up(s->head_dim_v, 16) * size;
     bool shares_p = t->column_warps > 1 || s->dtype == TALLOW_F32;
     int32_t bytes = t->block_rows * q_row + t->slots * t->block_keys * most(q_row, v_row);
     if (shares_p) bytes += t->block_rows * t->block_keys * size * s->p_parts;
     if (t->column_warps > 1) bytes += t->block_rows * t->column_warps * 4;
-    bytes += t->block_rows * (8 + (t->block_keys + 63) / 64 * 8) + 112;
+    bytes += t->block_rows * (8 + (t->block_keys + 63) / 64 * 8) + WORK_BYTES;
     if (s->paged) bytes += (t->slots / 2 + 1) * t->block_keys * 4;
     return bytes;
+}
+
+/* Of 90: Q, K, V, what is known of each row, tiles and their flags, and barriers of all slots. */
+static int32_t shared_bytes_90(const spec *s, const spec_tile *t) {
+    int32_t q_row = round_up(s->head_dim, 64) * 2, v_row = round_up(s->head_dim_v, 64) * 2;
+    int32_t bytes = t->q_slots * t->block_rows * q_row;
+    bytes += t->slots / 2 * t->block_keys * (q_row + v_row);
+    bytes += t->block_rows * 8 + TILE_SLOTS * (WORK_BYTES + 4);
+    return bytes + 2 * 8 * (TILE_SLOTS + t->q_slots + t->slots);
 }
 
 /* A multiprocessor has 1 KiB more than a block may use, and keeps 1 KiB for each block. */
@@ -103,8 +114,20 @@ static bool fits(const spec *s, const spec_tile *t) {
     return t->blocks * (t->shared_bytes + 1024) <= (s->shared_memory + 1) * 1024;
 }
 
+/* What follows from the choices of tiles.def. */
+static void complete_tile(const spec *s, spec_tile *t) {
+    const bool roles = s->family == 90;
+    t->block_rows = t->row_warps * t->warp_rows;
+    t->threads = 32 * t->row_warps * t->column_warps + (roles ? 128 : 0);
+    t->q_slots = roles ? 2 : 1;
+    t->shared_bytes = roles ? shared_bytes_90(s, t) : shared_bytes_80(s, t);
+    if (!roles || fits(s, t)) return;
+    t->q_slots = 1;
+    t->shared_bytes = shared_bytes_90(s, t);
+}
+
 bool tallow_spec_tile(const spec *s, spec_tile *out) {
-    const bool full = s->dtype == TALLOW_F32, few = s->rows == 1;
+    const bool roles = s->family == 90, full = s->dtype == TALLOW_F32, few = s->rows == 1;
     const bool highest = s->p_parts == 3;
     const int32_t load = s->scores + s->paged + s->access + (s->p_parts == 2);
     const int32_t wide = most(s->head_dim, s->head_dim_v);
@@ -112,10 +135,8 @@ bool tallow_spec_tile(const spec *s, spec_tile *out) {
     if (is_zero(s)) return true;
 #define TALLOW_TILE(condition, ...)                                                                \
     if (condition) {                                                                               \
-        *out = (spec_tile){__VA_ARGS__, 0, 0, 0};                                                  \
-        out->block_rows = out->row_warps * out->warp_rows;                                         \
-        out->threads = 32 * out->row_warps * out->column_warps;                                    \
-        out->shared_bytes = shared_bytes(s, out);                                                  \
+        *out = (spec_tile){__VA_ARGS__, 0, 0, 0, 0};                                               \
+        complete_tile(s, out);                                                                     \
         if (fits(s, out)) return true;                                                             \
     }
 #include "tiles.def"
@@ -132,7 +153,9 @@ int32_t tallow_spec_shared_memory(size_t bytes) {
 
 /* ---- text ---- */
 
-const char *tallow_spec_source(const spec *s) { return is_zero(s) ? "rows.cu" : "forward_sm80.cu"; }
+const char *tallow_spec_source(const spec *s) {
+    return is_zero(s) ? "rows.cu" : s->family == 90 ? "forward_sm90.cu" : "forward_sm80.cu";
+}
 
 static void option(spec_options *out, const char *kind, const char *name, int32_t value) {
     snprintf(out->text[out->count++], SPEC_OPTION, "-D%s_%s=%d", kind, name, (int)value);
@@ -150,6 +173,7 @@ void tallow_spec_options(const spec *s, spec_options *out) {
     option(out, "TILE", "warp_rows", tile.warp_rows);
     option(out, "TILE", "block_keys", tile.block_keys);
     option(out, "TILE", "slots", tile.slots);
+    option(out, "TILE", "q_slots", tile.q_slots);
     option(out, "TILE", "blocks", tile.blocks);
     option(out, "TILE", "shared_bytes", tile.shared_bytes);
 }

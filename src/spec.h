@@ -26,7 +26,7 @@ enum {
     SPEC_AXES,
     SPEC_KEY = 192,   /* bytes that any key fits in */
     SPEC_OPTION = 40, /* bytes that any option fits in */
-    SPEC_OPTIONS = SPEC_AXES + 8
+    SPEC_OPTIONS = SPEC_AXES + 9
 };
 
 extern const spec_axis tallow_spec_axes[SPEC_AXES];
@@ -40,6 +40,7 @@ tallow_status tallow_spec_check(const spec *s);
 /* How the forward kernel of a spec cuts its work; all zero for rows.cu. See tiles.def. */
 typedef struct {
     int32_t row_warps, column_warps, warp_rows, block_keys, slots, blocks;
+    int32_t q_slots; /* of Q in shared memory */
     int32_t block_rows, threads;
     int32_t shared_bytes; /* dynamic shared memory of a launch */
 } spec_tile;

@@ -1,0 +1,87 @@
+/* Barriers in shared memory that count arrivals and bytes, and bulk copies that arrive at them. */
+#ifndef COPY_SM90_CUH
+#define COPY_SM90_CUH
+
+#include "shared.cuh"
+#include "spec.cuh"
+
+INLINE void init_barrier(uint32_t barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+/* Barriers just made are there for the copies, too. */
+INLINE void publish_barriers() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+INLINE void arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/* Arrives, and lets the phase wait for bytes besides. */
+INLINE void arrive_and_expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+/* Waits until the phase of this parity has ended. */
+INLINE void wait_phase(uint32_t barrier, uint32_t parity) {
+    asm volatile("{.reg .pred ended;\n"
+                 "again: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+                 "@!ended bra again;}" ::"r"(barrier), "r"(parity)
+                 : "memory");
+}
+
+/* Shared memory that threads have read or written may be written, or read, by copies and wgmma. */
+INLINE void release_to_copies() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+INLINE void prefetch_map(const tensor_map *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* A box of a tensor, its first element at these coordinates; what lies outside becomes zeros. */
+INLINE void copy_box(uint32_t to, const tensor_map *map, uint32_t barrier, int c0, int c1, int c2,
+                     int c3) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+                 : "memory");
+}
+INLINE void copy_box(uint32_t to, const tensor_map *map, uint32_t barrier, int c0, int c1, int c2,
+                     int c3, int c4) {
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+                 : "memory");
+}
+
+/* By all warps of a warpgroup: how many registers their threads have from here on. */
+template <int count> INLINE void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+}
+template <int count> INLINE void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+}
+
+/* A ring of slots and who is at which: a pair of barriers for each, `full` and, behind those of all
+ * slots, `empty`. Whoever fills starts with parity 1, so that the first round finds all empty. */
+template <int slots> struct ring {
+    uint32_t barriers, slot, parity;
+
+    INLINE ring(uint32_t at, uint32_t first_parity = 0) : barriers(at), slot(0), parity(first_parity) {}
+    INLINE uint32_t full() const { return barriers + slot * 8; }
+    INLINE uint32_t empty() const { return barriers + (slots + slot) * 8; }
+    INLINE void wait_full() const { wait_phase(full(), parity); }
+    INLINE void wait_empty() const { wait_phase(empty(), parity); }
+    INLINE void next() {
+        if (++slot == slots) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+    /* By all lanes of a warp: it no longer reads the slot. */
+    INLINE void release() {
+        if (lane_id() == 0) arrive(empty());
+        next();
+    }
+};
+
+#endif
