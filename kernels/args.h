@@ -139,6 +139,7 @@ typedef struct {
 typedef struct {
     tensor_map q, k, v;
     forward_args forward;
+    int32_t *counter; /* 0 before the launch: tiles are taken as blocks get to them; null: in turn */
     int32_t items;    /* tiles; read when q is dense */
     int32_t key_rows; /* block_keys, or those of a page if it has fewer */
 } forward_tma_args;

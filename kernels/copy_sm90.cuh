@@ -61,22 +61,18 @@ template <int count> INLINE void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
 }
 
-/* A ring of slots and who is at which: a pair of barriers for each, `full` and, behind those of all
- * slots, `empty`. Whoever fills starts with parity 1, so that the first round finds all empty. */
+/* A ring of slots, a power of two, and how many someone has passed. Each slot has a pair of barriers:
+ * `full` and, behind those of all slots, `empty`. */
 template <int slots> struct ring {
-    uint32_t barriers, slot, parity;
+    uint32_t barriers, passed;
 
-    INLINE ring(uint32_t at, uint32_t first_parity = 0) : barriers(at), slot(0), parity(first_parity) {}
-    INLINE uint32_t full() const { return barriers + slot * 8; }
-    INLINE uint32_t empty() const { return barriers + (slots + slot) * 8; }
-    INLINE void wait_full() const { wait_phase(full(), parity); }
-    INLINE void wait_empty() const { wait_phase(empty(), parity); }
-    INLINE void next() {
-        if (++slot == slots) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
+    INLINE ring(uint32_t at) : barriers(at), passed(0) {}
+    INLINE uint32_t slot() const { return passed % slots; }
+    INLINE uint32_t full() const { return barriers + slot() * 8; }
+    INLINE uint32_t empty() const { return barriers + (slots + slot()) * 8; }
+    INLINE void wait_full() const { wait_phase(full(), passed / slots & 1); }
+    INLINE void wait_empty() const { wait_phase(empty(), passed / slots & 1 ^ 1); } /* at first it is */
+    INLINE void next() { passed++; }
     /* By all lanes of a warp: it no longer reads the slot. */
     INLINE void release() {
         if (lane_id() == 0) arrive(empty());

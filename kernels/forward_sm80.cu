@@ -57,7 +57,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         multiply_keys(s, queries, memory + layout::q, k,
                       [&] { copy_ahead(a, w, memory, block, false); });
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
-        if (masked) mask_scores(s, a, w, memory, first_key);
+        if (masked) mask_scores(s, memory);
         row_values factor;
         if (raise_maxima(factor, s, state, scale, memory)) rescale(o, factor);
         auto weigh_keys = [&](const int begin, const int end) {

@@ -30,15 +30,27 @@ constexpr int consumer_warps = tile::row_warps;
 constexpr int consumer_registers = tile::row_warps == 4 ? 240 : tile::row_warps == 8 ? 224 : 152;
 constexpr int producer_registers = 56;
 
-typedef ring<layout::tiles> tile_ring;
+typedef ring<layout::tile_slots> tile_ring;
 typedef ring<tile::q_slots> q_ring;
 typedef ring<layout::stages> key_ring;
 
-INLINE work &tile_slot(const tile_ring &tiles) {
-    return *(work *)(shared_memory + layout::work + tiles.slot * work_bytes);
-}
-INLINE uint32_t redo_flag(const tile_ring &tiles, uint32_t memory) {
-    return memory + layout::redo + tiles.slot * 4;
+/* What a warpgroup's 64 rows see, and whether V may hold inf or NaN in keys that do not exist or are
+ * hidden. */
+struct rows_seen {
+    view sees;
+    int mend;
+};
+
+/* A tile, and each warpgroup's part of it. */
+struct tile_slot {
+    work w;
+    rows_seen group[tile::row_warps / 4];
+    int redo; /* set by those who compute it: once more, carefully */
+};
+static_assert(sizeof(tile_slot) <= layout::tile_bytes, "the host counts other bytes");
+
+INLINE tile_slot &slot_of(const tile_ring &tiles) {
+    return *(tile_slot *)(shared_memory + layout::tiles + tiles.slot() * layout::tile_bytes);
 }
 
 /* ---- the scheduler: one warp ---- */
@@ -85,52 +97,80 @@ INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, i
     return true;
 }
 
-/* Thread blocks take items in turn, every other time in reverse: with the longest first, each gets
- * as much to do. */
-INLINE int item_of(int round) {
-    return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+/* The next item of this thread block: the next one that no block has taken, or, without a counter,
+ * the one that is its turn. */
+INLINE int next_item(const forward_tma_args &t, int round) {
+    int item = round * gridDim.x + blockIdx.x;
+    if (!t.counter || round == 0) return item;
+    if (lane_id() == 0) item = gridDim.x + atomicAdd(t.counter, 1);
+    return __shfl_sync(~0u, item, 0);
 }
 
 INLINE bool find_tile(tile_index &at, tile_finder &f, const forward_tma_args &t, int round) {
-    const int item = item_of(round);
+    const int item = next_item(t, round);
     if (t.forward.sequences.cu_seqlens_q.data) return find_packed(at, f, t.forward, item);
     if (item < t.items) at = tile_at(t.forward, item);
     return item < t.items;
 }
 
-INLINE void fill_slot(work &w, const forward_args &a, tile_index at) {
-    enter_work(w, a, at, tile::block_rows, tile::block_keys);
-    find_keys(w, a);
-    if (w.blocks.begin < w.blocks.end) return;
-    w.blocks.begin = 0; /* a block that is hidden from all */
-    w.blocks.end = 1;
+/* Whether rows of V behind the last key exist, with whatever they hold. */
+INLINE bool has_rows_behind(const forward_args &a, const work &w) {
+    if (w.seq.seqlen_k % tile::block_keys == 0) return false;
+    return spec::paged || w.seq.k_start + w.seq.seqlen_k < a.sequences.rows_k;
+}
+
+/* Of the tile's blocks those that a warpgroup's rows see, at least one. */
+INLINE void fill_group(tile_slot &slot, const forward_args &a, int group) {
+    const work &w = slot.w;
+    rows_seen &own = slot.group[group];
+    const int first = group * 64, rows = clamp(w.rows - first, 1, 64);
+    own.sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
+    own.sees.blocks.begin = clamp(own.sees.blocks.begin, w.blocks.begin, w.blocks.end - 1);
+    own.sees.blocks.end = clamp(own.sees.blocks.end, own.sees.blocks.begin + 1, w.blocks.end);
+    own.mend = has_rows_behind(a, w);
+}
+
+INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
+    work &w = slot.w;
+    if (lane_id() == 0) {
+        enter_work(w, a, at, tile::block_rows, tile::block_keys);
+        find_keys(w, a);
+        if (w.blocks.begin == w.blocks.end) { /* hidden from all rows */
+            w.blocks.begin = 0;
+            w.blocks.end = 1;
+        }
+    }
+    __syncwarp();
+    if (lane_id() < tile::row_warps / 4) fill_group(slot, a, lane_id());
 }
 
 /* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others, a
  * round of slots without a tile makes sure that all flags have been seen. */
 INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
-    tile_ring tiles(memory + layout::tile_barriers, 1);
+    tile_ring tiles(memory + layout::tile_barriers);
     tile_finder finder;
     tile_index at;
     int round = 0, idle = 0;
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
-    while (idle <= layout::tiles) {
+    while (idle <= layout::tile_slots) {
         tiles.wait_empty();
-        const bool again = shared_i32(redo_flag(tiles, memory));
+        tile_slot &slot = slot_of(tiles);
+        const bool again = slot.redo;
         const bool found = !again && idle == 0 && find_tile(at, finder, t, round++);
+        __syncwarp();
         idle = again || found ? 0 : idle + 1;
+        if (found) fill_slot(slot, t.forward, at);
+        __syncwarp();
         if (lane_id() == 0) {
-            work &w = tile_slot(tiles);
-            if (again)
-                w.careful = true;
-            else if (found)
-                fill_slot(w, t.forward, at);
-            else
-                w.rows = idle <= layout::tiles ? NO_TILE : NO_MORE_TILES;
-            set_shared_i32(redo_flag(tiles, memory), 0);
+            slot.redo = 0;
+            if (again) {
+                slot.w.careful = true;
+                for (rows_seen &own : slot.group) own.mend = true;
+            } else if (!found) {
+                slot.w.rows = idle <= layout::tile_slots ? NO_TILE : NO_MORE_TILES;
+            }
             arrive(tiles.full());
         }
-        __syncwarp();
         tiles.next();
     }
 }
@@ -182,11 +222,11 @@ INLINE void copy_queries(const forward_tma_args &t, const work &w, uint32_t to, 
 
 INLINE void copy(const forward_tma_args &t, uint32_t memory) {
     tile_ring tiles(memory + layout::tile_barriers);
-    q_ring q(memory + layout::q_barriers, 1);
-    key_ring k(memory + layout::k_barriers, 1), v(memory + layout::v_barriers, 1);
+    q_ring q(memory + layout::q_barriers);
+    key_ring k(memory + layout::k_barriers), v(memory + layout::v_barriers);
     for (;;) {
         tiles.wait_full();
-        const work &w = tile_slot(tiles);
+        const work &w = slot_of(tiles).w;
         if (w.rows == NO_MORE_TILES) break;
         const int first = w.blocks.begin, last = w.rows > 0 ? w.blocks.end - 1 : first - 2;
         const int head = w.head_kv;
@@ -196,17 +236,17 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
             if (block >= first) {
                 at = place_of(t, w, block);
                 k.wait_empty();
-                copy_keys(t, &t.k, at, head, memory + layout::k + k.slot * layout::k_bytes, k.full(),
+                copy_keys(t, &t.k, at, head, memory + layout::k + k.slot() * layout::k_bytes, k.full(),
                           layout::q_chunks);
                 k.next();
             }
             if (block == last) {
                 q.wait_empty();
-                copy_queries(t, w, memory + layout::q + q.slot * layout::q_bytes, q.full());
+                copy_queries(t, w, memory + layout::q + q.slot() * layout::q_bytes, q.full());
                 q.next();
             } else {
                 v.wait_empty();
-                copy_keys(t, &t.v, before, head, memory + layout::v + v.slot * layout::v_bytes,
+                copy_keys(t, &t.v, before, head, memory + layout::v + v.slot() * layout::v_bytes,
                           v.full(), layout::v_chunks);
                 v.next();
             }
@@ -218,15 +258,31 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
 
 /* ---- the warpgroups that compute ---- */
 
-/* A warpgroup's place in the rings, and what its rows of the tile see. */
+/* A warp's place in the rings, and what it knows ahead of the next products: all that can be found
+ * out while products run is. */
 struct place {
     tile_ring tiles;
     q_ring q;
     key_ring k, v;
-    view own;
-    int block;   /* the last one that S was of */
-    bool mend;   /* a block of V may hold inf or NaN in keys that do not exist or are hidden */
+    const rows_seen *own;
+    int block;                  /* whose weights P holds */
+    uint32_t k_at, v_at;        /* operands */
+    bool first, masked, mend;   /* V's product starts O; the next block needs a mask; V needs care */
 };
+
+INLINE uint32_t queries_at(const place &at, uint32_t memory) {
+    const uint32_t rows = row_warp() / 4 * 64 * 128;
+    return operand_at(memory + layout::q + at.q.slot() * layout::q_bytes + rows, 16);
+}
+INLINE void look_at_keys(place &at, uint32_t memory) {
+    at.k_at = operand_at(memory + layout::k + at.k.slot() * layout::k_bytes, 16);
+    at.masked = !is_clean(at.own->sees.clean, at.block - 1);
+}
+INLINE void look_at_values(place &at, uint32_t memory) {
+    at.v_at = operand_at(memory + layout::v + at.v.slot() * layout::v_bytes,
+                         tile::block_keys * 128);
+    at.mend = at.own->mend;
+}
 
 /* Blocks of keys that the tile has and these rows do not see. */
 INLINE void pass_by(place &at, int blocks) {
@@ -238,61 +294,56 @@ INLINE void pass_by(place &at, int blocks) {
     }
 }
 
-/* Of a tile's blocks those that its 64 rows see, at least one. */
-INLINE view own_view(const forward_args &a, const work &w) {
-    const int first = row_warp() / 4 * 64, rows = clamp(w.rows - first, 1, 64);
-    view own = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
-    own.blocks.begin = clamp(own.blocks.begin, w.blocks.begin, w.blocks.end - 1);
-    own.blocks.end = clamp(own.blocks.end, own.blocks.begin + 1, w.blocks.end);
-    return own;
-}
+INLINE const rows_seen *own_rows(const tile_slot &slot) { return slot.group + row_warp() / 4; }
 
-/* Whether rows of V behind the last key exist, with whatever they hold. */
-INLINE bool has_rows_behind(const forward_args &a, const work &w) {
-    if (w.seq.seqlen_k % tile::block_keys == 0) return false;
-    return spec::paged || w.seq.k_start + w.seq.seqlen_k < a.sequences.rows_k;
-}
-
-INLINE void enter_tile(place &at, const view &own, const forward_args &a, const work &w,
+INLINE void enter_tile(place &at, const rows_seen *own, const forward_args &a, const work &w,
                        uint32_t memory) {
     at.own = own;
-    at.block = at.own.blocks.end;
-    at.mend = w.careful || has_rows_behind(a, w);
-    if (spec::scores == 1) note_rows(a, w, memory);
-    __syncwarp();
+    at.block = own->sees.blocks.end;
+    if (spec::scores == 1) {
+        __syncwarp();
+        note_rows(a, w, memory);
+        __syncwarp();
+    }
 }
 
 /* Waits for V of the block. */
-INLINE uint32_t wait_values(const place &at, const work &w, uint32_t memory) {
-    const uint32_t v = memory + layout::v + at.v.slot * layout::v_bytes;
+INLINE void wait_values(const place &at, const work &w, uint32_t memory) {
     at.v.wait_full();
-    if (at.mend) {
-        const int left = w.seq.seqlen_k - at.block * tile::block_keys;
-        const bool hides = w.careful && !is_clean(w.clean, at.block);
-        if (hides || left < tile::block_keys) remove_nonfinite(v, hides ? 0 : left);
-    }
-    return v;
+    if (!at.mend) return;
+    const int left = w.seq.seqlen_k - at.block * tile::block_keys;
+    const bool hides = w.careful && !is_clean(w.clean, at.block);
+    if (hides || left < tile::block_keys)
+        remove_nonfinite(memory + layout::v + at.v.slot() * layout::v_bytes, hides ? 0 : left);
 }
 
-/* Starts S = Q K^T of the block before `at.block`. */
-INLINE void start_keys(place &at, score_block &s, uint32_t memory) {
-    at.block--;
-    multiply_keys(s, memory + layout::q + at.q.slot * layout::q_bytes,
-                  memory + layout::k + at.k.slot * layout::k_bytes);
+/* Waits for K of the block before it. */
+INLINE void wait_keys(const place &at, const forward_args &a, const work &w, uint32_t memory) {
+    if (at.masked) note_visible(a, w, memory, (at.block - 1) * tile::block_keys);
+    at.k.wait_full();
 }
 
-/* K of that block has been read, and with the first block's Q. */
-INLINE void release_keys(place &at) {
+/* S is of the block before; K of it has been read, and with the first block's Q. */
+INLINE void leave_keys(place &at, uint32_t memory) {
     at.k.release();
-    if (at.block == at.own.blocks.begin) at.q.release();
+    at.block--;
+    if (at.block == at.own->sees.blocks.begin) at.q.release();
+}
+
+/* V of the last block has been read. */
+INLINE void leave_values(place &at, uint32_t memory) {
+    at.v.release();
+    look_at_values(at, memory);
+    at.first = false;
 }
 
 /* S becomes weights. True: maxima were raised, O must be brought to them. */
-INLINE bool weigh_block(score_block &s, softmax_state &state, row_values &factor, const place &at,
-                        const forward_args &a, const work &w, uint32_t memory, float scale) {
-    const int first_key = at.block * tile::block_keys;
+INLINE bool weigh_block(score_block &s, softmax_state &state, row_values &factor, bool masked,
+                        int block, const forward_args &a, const work &w, uint32_t memory,
+                        float scale) {
+    const int first_key = block * tile::block_keys;
     if (spec::scores == 1) bias_scores(s, a, memory, first_key);
-    if (!is_clean(at.own.clean, at.block)) mask_scores(s, a, w, memory, first_key);
+    if (masked) mask_scores(s, memory);
     const bool raised = raise_maxima(factor, s, state, scale, memory);
     weigh(s, state, scale, 0, tile::key_parts);
     return raised;
@@ -300,7 +351,7 @@ INLINE bool weigh_block(score_block &s, softmax_state &state, row_values &factor
 
 /* Of a careful tile, what was taken out of V. */
 INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w) {
-    for (int block = at.own.blocks.end - 1; block >= at.own.blocks.begin; block--)
+    for (int block = at.own->sees.blocks.end - 1; block >= at.own->sees.blocks.begin; block--)
         if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, block * tile::block_keys);
 }
 
@@ -308,7 +359,7 @@ INLINE void put_back(const place &at, out_block &o, const forward_args &a, const
 INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forward_args &a,
                        const work &w, uint32_t memory, float scale) {
     if (!w.careful && hides_keys(w) && any_nonfinite(o, w))
-        set_shared_i32(redo_flag(at.tiles, memory), 1);
+        slot_of(at.tiles).redo = 1;
     finish_sums(state.sum, memory);
     finish_rows(o, state, a, w, scale);
     if (a.out_dtype == 3)
@@ -320,29 +371,29 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
 }
 
 /* The next tile to begin; null: there are no more. */
-INLINE const work *next_tile(place &at) {
+INLINE const tile_slot *next_tile(place &at) {
     for (;;) {
         at.tiles.wait_full();
-        const work &w = tile_slot(at.tiles);
-        if (w.rows > 0) return &w;
-        if (w.rows == NO_MORE_TILES) return nullptr;
+        const tile_slot &slot = slot_of(at.tiles);
+        if (slot.w.rows > 0) return &slot;
+        if (slot.w.rows == NO_MORE_TILES) return nullptr;
         __syncwarp();
         at.tiles.release();
     }
 }
 
-/* The tile after this one, and what the warpgroup's rows see of it, if its first product can run
- * beside the last of this one: copies that this one still has to take do not stand before it. */
-INLINE const work *tile_to_follow(view &ahead, const place &at, const forward_args &a,
-                                  const work &w) {
+/* The tile after this one, if its first product can run beside the last of this one: copies that
+ * this one still has to take do not stand before it. */
+INLINE const tile_slot *tile_to_follow(const place &at, const work &w) {
     tile_ring next = at.tiles;
-    if (tile::q_slots == 1 || w.careful || at.own.blocks.begin > w.blocks.begin) return nullptr;
+    if (tile::q_slots == 1 || w.careful || at.own->sees.blocks.begin > w.blocks.begin)
+        return nullptr;
     next.next();
     next.wait_full();
-    const work &following = tile_slot(next);
-    if (following.rows <= 0) return nullptr;
-    ahead = own_view(a, following);
-    return following.blocks.end - ahead.blocks.end <= layout::stages ? &following : nullptr;
+    const tile_slot &slot = slot_of(next);
+    if (slot.w.rows <= 0) return nullptr;
+    const int passed = slot.w.blocks.end - own_rows(slot)->sees.blocks.end;
+    return passed <= layout::stages ? &slot : nullptr;
 }
 
 INLINE void compute(const forward_args &a, uint32_t memory) {
@@ -354,90 +405,105 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
     out_block o;
     softmax_state state;
     row_values factor;
+    const tile_slot *slot;
     const work *w;
 
+    auto weigh_next = [&](const work &of) {
+        const bool masked = at.masked;
+        leave_keys(at, memory);
+        look_at_keys(at, memory);
+        return weigh_block(s, state, factor, masked, at.block, a, of, memory, scale);
+    };
     /* S = Q K^T of a tile's first block, alone */
     auto begin = [&] {
-        enter_tile(at, own_view(a, *w), a, *w, memory);
-        pass_by(at, w->blocks.end - at.own.blocks.end);
+        enter_tile(at, own_rows(*slot), a, *w, memory);
+        pass_by(at, w->blocks.end - at.own->sees.blocks.end);
+        look_at_keys(at, memory);
+        look_at_values(at, memory);
+        at.first = true;
         at.q.wait_full();
-        at.k.wait_full();
+        const uint32_t q_at = queries_at(at, memory);
+        wait_keys(at, a, *w, memory);
         start_products(s, o, p);
-        start_keys(at, s, memory);
+        multiply_keys(s, q_at, at.k_at);
         finish_products(s, o, p);
-        release_keys(at);
         clear(state);
-        weigh_block(s, state, factor, at, a, *w, memory, scale);
+        weigh_next(*w);
         pack_weights(p, s);
     };
     /* S = Q K^T of the next block beside O += P V of the last one */
     auto step = [&] {
-        const bool first = at.block == at.own.blocks.end - 1;
-        const uint32_t v = wait_values(at, *w, memory);
-        at.k.wait_full();
+        wait_values(at, *w, memory);
+        const uint32_t q_at = queries_at(at, memory);
+        wait_keys(at, a, *w, memory);
         start_products(s, o, p);
-        start_keys(at, s, memory);
-        multiply_values(o, p, v, !first);
+        multiply_keys(s, q_at, at.k_at);
+        multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
-        release_keys(at);
-        const bool raised = weigh_block(s, state, factor, at, a, *w, memory, scale);
+        const bool raised = weigh_next(*w);
         finish_products(s, o, p);
-        at.v.release();
+        leave_values(at, memory);
         pack_weights(p, s);
         if (raised) rescale(o, factor);
     };
     /* the same, of the next tile beside this one */
-    auto turn_to = [&](const work *next, const view &ahead) {
+    auto turn_to = [&](const tile_slot &following) {
         const softmax_state done = state;
-        const bool first = at.block == at.own.blocks.end - 1;
-        const uint32_t v = wait_values(at, *w, memory);
-        const int passed = next->blocks.end - ahead.blocks.end;
-        enter_tile(at, ahead, a, *next, memory);
+        const work *next = &following.w;
+        const rows_seen *own = own_rows(following);
+        const int passed = next->blocks.end - own->sees.blocks.end;
+        wait_values(at, *w, memory);
+        enter_tile(at, own, a, *next, memory);
         for (int i = 0; i < passed; i++) {
             at.k.wait_full();
             at.k.release();
         }
+        look_at_keys(at, memory);
         at.q.wait_full();
-        at.k.wait_full();
+        const uint32_t q_at = queries_at(at, memory);
+        wait_keys(at, a, *next, memory);
         start_products(s, o, p);
-        start_keys(at, s, memory);
-        multiply_values(o, p, v, !first);
+        multiply_keys(s, q_at, at.k_at);
+        multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
-        release_keys(at);
         clear(state);
-        weigh_block(s, state, factor, at, a, *next, memory, scale);
+        weigh_next(*next);
         finish_products(s, o, p);
         at.v.release();
         for (int i = 0; i < passed; i++) {
             at.v.wait_full();
             at.v.release();
         }
+        look_at_values(at, memory);
+        at.first = true;
         pack_weights(p, s);
         leave_tile(at, o, done, a, *w, memory, scale);
     };
     /* O += P V of a tile's last block, alone */
     auto end = [&] {
-        const bool first = at.block == at.own.blocks.end - 1;
-        const uint32_t v = wait_values(at, *w, memory);
+        wait_values(at, *w, memory);
         start_products(s, o, p);
-        multiply_values(o, p, v, !first);
+        multiply_values(o, p, at.v_at, !at.first);
         finish_products(s, o, p);
         at.v.release();
-        pass_by(at, at.own.blocks.begin - w->blocks.begin);
+        pass_by(at, at.own->sees.blocks.begin - w->blocks.begin);
         if (w->careful) put_back(at, o, a, *w);
         leave_tile(at, o, state, a, *w, memory, scale);
     };
 
-    while ((w = next_tile(at))) {
+    while ((slot = next_tile(at))) {
+        w = &slot->w;
         begin();
-        for (const work *next = w; next; w = next ? next : w) {
-            view ahead;
-            while (at.block > at.own.blocks.begin) step();
-            next = tile_to_follow(ahead, at, a, *w);
-            if (next)
-                turn_to(next, ahead);
-            else
+        for (bool more = true; more;) {
+            while (at.block > at.own->sees.blocks.begin) step();
+            slot = tile_to_follow(at, *w);
+            more = slot;
+            if (more) {
+                turn_to(*slot);
+                w = &slot->w;
+            } else {
                 end();
+            }
         }
     }
 }
@@ -453,11 +519,12 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
                 init_barrier(memory + at + (slots + i) * 8, releases);
             }
         };
-        init(layout::tile_barriers, layout::tiles, 1, consumer_warps + 1);
+        init(layout::tile_barriers, layout::tile_slots, 1, consumer_warps + 1);
         init(layout::q_barriers, tile::q_slots, 1, consumer_warps);
         init(layout::k_barriers, layout::stages, 1, consumer_warps);
         init(layout::v_barriers, layout::stages, 1, consumer_warps);
-        for (int i = 0; i < layout::tiles; i++) set_shared_i32(memory + layout::redo + i * 4, 0);
+        for (int i = 0; i < layout::tile_slots; i++)
+            ((tile_slot *)(shared_memory + layout::tiles + i * layout::tile_bytes))->redo = 0;
         publish_barriers();
     }
     __syncthreads();

@@ -28,17 +28,22 @@ typedef uint32_t weight_block[spec::p_parts][tile::block_keys / 16][4];
 
 /* ---- operands in shared memory ---- */
 
-/* Address, offset between chunks, offset between groups of 8 rows, and the permutation. */
-INLINE uint64_t operand_at(uint32_t address, uint32_t chunk_bytes) {
-    return (uint64_t)(address >> 4) | (uint64_t)(chunk_bytes >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 |
-           (uint64_t)1 << 62;
+/* The two words of a descriptor. In the first, which says where the operand starts, offsets are
+ * added; it is the same for all threads, and ptxas is told so, as wgmma takes it from a uniform
+ * register: a word that might differ would be moved there for each product. */
+INLINE uint32_t operand_at(uint32_t address, int chunk_bytes) {
+    return __shfl_sync(~0u, address >> 4 | chunk_bytes >> 4 << 16, 0);
+}
+INLINE uint64_t operand(uint32_t at, const uint32_t further) {
+    const uint32_t groups_of_8_rows = 1024 >> 4, permutation_of_128_bytes = 1u << 30;
+    return (uint64_t)(groups_of_8_rows | permutation_of_128_bytes) << 32 | (at + further);
 }
 
 /* A step of 16 columns further in chunks of `rows` rows; or 16 rows further. */
-INLINE constexpr uint64_t columns_further(int step, int rows) {
+INLINE constexpr uint32_t columns_further(int step, int rows) {
     return (step / 4 * rows * 128 + step % 4 * 32) >> 4;
 }
-INLINE constexpr uint64_t rows_further(int step) { return step * 16 * 128 >> 4; }
+INLINE constexpr uint32_t rows_further(int step) { return step * 16 * 128 >> 4; }
 
 /* ---- products ---- */
 
@@ -91,20 +96,17 @@ INLINE void finish_products(score_block &s, out_block &o, weight_block &p) {
 
 /* S = Q K^T of the warpgroup's rows, a group of products. */
 INLINE void multiply_keys(score_block &s, uint32_t q, uint32_t k) {
-    const uint64_t left = operand_at(q + row_warp() / 4 * 64 * 128, 16);
-    const uint64_t right = operand_at(k, 16);
     UNROLL for (int step = 0; step < tile::head_dim / 16; step++)
-        multiply_step(s, left + columns_further(step, tile::block_rows),
-                      right + columns_further(step, tile::block_keys), step != 0);
+        multiply_step(s, operand(q, columns_further(step, tile::block_rows)),
+                      operand(k, columns_further(step, tile::block_keys)), step != 0);
     commit_products();
 }
 
 /* O (+)= P V of the warpgroup's rows, a group of products. */
 INLINE void multiply_values(out_block &o, weight_block &p, uint32_t v, bool accumulate) {
-    const uint64_t right = operand_at(v, tile::block_keys * 128);
     UNROLL for (int step = 0; step < tile::block_keys / 16; step++)
         UNROLL for (int part = 0; part < spec::p_parts; part++)
-            multiply_step(o, p[part][step], right + rows_further(step),
+            multiply_step(o, p[part][step], operand(v, rows_further(step)),
                           step + part != 0 || accumulate);
     commit_products();
 }

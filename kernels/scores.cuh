@@ -5,19 +5,19 @@
 #include "layout.cuh"
 #include "schedule.cuh"
 
-/* What is known of a row, in shared memory: its position, its ALiBi slope, and, where all warps work
- * on one block of keys at a time, if that is masked which keys it sees. */
+/* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block of
+ * keys that is worked on which it sees. */
 INLINE uint32_t row_facts(uint32_t memory, int row) {
     return memory + layout::rows + row * layout::row_bytes;
 }
 
 INLINE void note(uint32_t memory, int row, int word, uint64_t fact) {
-    uint32_t at = row_facts(memory, row) + 8 + 8 * word;
+    uint32_t at = row_facts(memory, row) + layout::row_seen + 8 * word;
     set_shared_i32(at, (uint32_t)fact);
     set_shared_i32(at + 4, (uint32_t)(fact >> 32));
 }
 INLINE uint64_t noted(uint32_t memory, int row, int word) {
-    uint32_t at = row_facts(memory, row) + 8 + 8 * word;
+    uint32_t at = row_facts(memory, row) + layout::row_seen + 8 * word;
     return (uint32_t)shared_i32(at) | (uint64_t)(uint32_t)shared_i32(at + 4) << 32;
 }
 
@@ -69,7 +69,20 @@ INLINE bool hides_keys(const work &w) {
            !(is_clean(w.clean, w.blocks.begin) && is_clean(w.clean, w.blocks.end - 1));
 }
 
-/* Before the barrier in front of a masked block: which of its keys each row sees. */
+/* Before the barrier in front of a masked block, or with sm_90 for the warp's own rows before the
+ * products: which of its keys each row sees. */
+#if SPEC_family == 90
+INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
+    __syncwarp(); /* the notes before have been read */
+    _Pragma("unroll 1") for (int i = lane_id(); i < 16 * tile::seen_words; i += 32) {
+        const int row = thread_id() / 32 * 16 + i % 16, word = i / 16;
+        const int position = position_of(a, w.seq, w.row_begin + row);
+        note(memory, row, word,
+             visible_keys(a, w.b, w.seq.seqlen_k, position, first_key + 64 * word));
+    }
+    __syncwarp();
+}
+#else
 INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
     _Pragma("unroll 1") for (int row = thread_id(); row < tile::block_rows; row += tile::threads) {
         int position = shared_i32(row_facts(memory, row));
@@ -78,50 +91,23 @@ INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, 
                  visible_keys(a, w.b, w.seq.seqlen_k, position, first_key + 64 * word));
     }
 }
-
-/* What the thread's rows see of a masked block, as bits of 32 keys from the thread's first on. */
-typedef uint32_t seen_block[tile::row_states][2 * tile::seen_words];
-
-INLINE void shift_seen(seen_block &seen, int i, const int word, uint64_t keys) {
-    keys >>= column_warp() * tile::warp_keys + lane_id() % 4 * 2;
-    seen[i][2 * word] = (uint32_t)keys;
-    seen[i][2 * word + 1] = (uint32_t)(keys >> 32);
-}
-
-#if SPEC_family == 90
-/* A lane works out 64 keys of one of the warp's 16 rows, and all take theirs from it. */
-INLINE void load_seen(seen_block &seen, const forward_args &a, const work &w, uint32_t memory,
-                      int first_key) {
-    const int row = thread_id() / 32 * 16 + lane_id() % 16;
-    const int position = position_of(a, w.seq, w.row_begin + row);
-    UNROLL for (int pair = 0; pair < tile::seen_words; pair += 2) {
-        const int keys_at = first_key + (pair + lane_id() / 16) * 64;
-        uint64_t keys = visible_keys(a, w.b, w.seq.seqlen_k, position, keys_at);
-        UNROLL for (int i = 0; i < tile::row_states; i++)
-            UNROLL for (int word = pair; word < least(pair + 2, tile::seen_words); word++)
-                shift_seen(seen, i, word,
-                           __shfl_sync(~0u, keys, (word - pair) * 16 + i * 8 + lane_id() / 4));
-    }
-}
-#else
-INLINE void load_seen(seen_block &seen, const forward_args &a, const work &w, uint32_t memory,
-                      int first_key) {
-    UNROLL for (int i = 0; i < tile::row_states; i++)
-        UNROLL for (int word = 0; word < tile::seen_words; word++)
-            shift_seen(seen, i, word, noted(memory, row_in_tile(i), word));
-}
 #endif
 
 /* Hides keys from the rows that must not see them. */
-INLINE void mask_scores(score_block &s, const forward_args &a, const work &w, uint32_t memory,
-                        int first_key) {
-    seen_block seen;
-    load_seen(seen, a, w, memory, first_key);
-    UNROLL for (int i = 0; i < tile::row_states; i++)
+INLINE void mask_scores(score_block &s, uint32_t memory) {
+    const int first = column_warp() * tile::warp_keys + lane_id() % 4 * 2;
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        uint32_t half[2 * tile::seen_words];
+        UNROLL for (int word = 0; word < tile::seen_words; word++) {
+            uint64_t seen = noted(memory, row_in_tile(i), word) >> first;
+            half[2 * word] = (uint32_t)seen;
+            half[2 * word + 1] = (uint32_t)(seen >> 32);
+        }
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 2; c++)
-                if (!(seen[i][n / 4] >> (n % 4 * 8 + c) & 1))
+                if (!(half[n / 4] >> (n % 4 * 8 + c) & 1))
                     s[i / 2][n][i % 2 * 2 + c] = MINUS_INFINITY;
+    }
 }
 
 /* Whether row i of the thread sees one key. */

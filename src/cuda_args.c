@@ -131,6 +131,10 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
 
 void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
     tallow_cuda_forward_args(&out->forward, p, plan);
+    out->counter = NULL;
+    if (plan->counts_tiles)
+        out->counter =
+            (int32_t *)((char *)p->workspace + plan->partial_bytes + plan->rotated_bytes);
     out->items = (int32_t)plan->tiles;
     out->key_rows = (int32_t)plan->key_rows;
 }

@@ -11,6 +11,7 @@ enum {
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
+    LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
     SECTION_TILES = 3, /* of each multiprocessor, so that a section's end leaves few idle */
 };
 
@@ -185,7 +186,17 @@ static void count_bytes(cuda_plan *out, const problem *p) {
     if (out->rotates_q)
         out->rotated_bytes =
             round_up(rows * p->heads * p->head_dim * (int64_t)tallow_dtype_size(p->dtype));
-    out->workspace = out->partial_bytes + out->rotated_bytes;
+    out->workspace = out->partial_bytes + out->rotated_bytes + (out->counts_tiles ? 256 : 0);
+}
+
+/* Tiles of different lengths, several for each thread block, are taken as blocks get to them; the
+ * counter costs two microseconds, so they must be worth it. */
+static bool counts_tiles(const cuda_plan *plan, const problem *p) {
+    const bool differ = p->masked || p->q_layout == LAYOUT_PACKED ||
+                        p->k_layout == LAYOUT_PACKED || p->seqused_k.data || p->leftpad_k.data;
+    const int64_t blocks = ceil_div(p->max_seqlen_k, plan->tile.block_keys);
+    return plan->kernel.family == 90 && differ && plan->tiles > 2 * plan->blocks &&
+           plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;
 }
 
 tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
@@ -201,6 +212,7 @@ tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda
     out->blocks = out->tiles * out->splits;
     if (out->kernel.family == 90) out->blocks = least(out->blocks, gpu->multiprocessors);
     out->section = out->blocks > 0 ? choose_section(out, p, gpu) : 1;
+    out->counts_tiles = counts_tiles(out, p);
     count_bytes(out, p);
     return TALLOW_OK;
 }

@@ -20,6 +20,7 @@ typedef struct {
     int64_t blocks;       /* thread blocks of the forward kernel; 0: nothing to compute */
     int64_t tokens;       /* of each sequence that are appended or rotated first; 0: none */
     bool rotates_q;       /* into the workspace, behind the partial results */
+    bool counts_tiles;    /* by a counter in the workspace, behind that */
     size_t partial_bytes, rotated_bytes, workspace;
 } cuda_plan;
 
