@@ -37,7 +37,12 @@ static tallow_tensor packed(void *data, const candle_call *c, int64_t total, int
                            .strides = {row_stride, head_stride, 1}};
 }
 
-static void queries(params *p, const candle_call *c) {
+bool tallow_candle_has_rows(const candle_call *c) {
+    const bool counted = c->cu_seqlens_q && c->total_q != TOTAL_UNKNOWN;
+    return c->b && c->h && (counted ? c->total_q > 0 : c->seqlen_q > 0);
+}
+
+static tallow_status queries(params *p, const candle_call *c) {
     const uint32_t stride = c->q_row_stride > c->o_row_stride ? c->q_row_stride : c->o_row_stride;
     int64_t total = c->total_q == TOTAL_UNKNOWN ? most_rows(stride) : c->total_q;
     if (!c->cu_seqlens_q) {
@@ -45,18 +50,26 @@ static void queries(params *p, const candle_call *c) {
                     c->q_head_stride);
         p->out = rows(c->o, c, c->b, c->seqlen_q, c->h, c->o_batch_stride, c->o_row_stride,
                       c->o_head_stride);
-        return;
+        return TALLOW_OK;
     }
+    if (!c->seqlen_q && tallow_candle_has_rows(c))
+        return tallow_fail(TALLOW_INVALID_ARGUMENT,
+                           "seqlen_q = 0: must be that of the longest sequence, as total_q = %lld",
+                           (long long)c->total_q);
     if (!c->seqlen_q) total = 0; /* Tallow would read a bound of 0 as none given */
     p->q = packed(c->q, c, total, c->h, c->q_row_stride, c->q_head_stride);
     p->out = packed(c->o, c, total, c->h, c->o_row_stride, c->o_head_stride);
     p->cu_seqlens_q = ints(c->cu_seqlens_q, (int64_t)c->b + 1);
     p->max_seqlen_q = c->seqlen_q;
+    return TALLOW_OK;
 }
 
 /* The batch strides are those of pages. Columns that no sequence reaches are never read. */
 static tallow_status pages(params *p, const candle_call *c) {
     const int64_t size = c->page_block_size;
+    if (!c->cu_seqlens_k)
+        return tallow_fail(TALLOW_UNSUPPORTED,
+                           "cu_seqlens_k is null: must be given, as block_table is");
     if (size < 1)
         return tallow_fail(TALLOW_INVALID_ARGUMENT,
                            "page_block_size = %d: must be at least 1, as block_table is given",
@@ -77,12 +90,16 @@ static tallow_status pages(params *p, const candle_call *c) {
 
 static tallow_status keys(params *p, const candle_call *c) {
     const uint32_t stride = c->k_row_stride > c->v_row_stride ? c->k_row_stride : c->v_row_stride;
-    const int64_t total = most_rows(stride);
+    const int64_t total = c->k || c->seqlen_k ? most_rows(stride) : 0;
     if (c->cu_seqlens_k) {
         p->cu_seqlens_k = ints(c->cu_seqlens_k, (int64_t)c->b + 1);
         p->max_seqlen_k = c->seqlen_k;
     }
     if (c->block_table) return pages(p, c);
+    if (c->page_block_size > 0)
+        return tallow_fail(TALLOW_INVALID_ARGUMENT,
+                           "block_table is null: must be given, as page_block_size = %d",
+                           c->page_block_size);
     if (c->cu_seqlens_k) {
         p->k = packed(c->k, c, total, c->h_k, c->k_row_stride, c->k_head_stride);
         p->v = packed(c->v, c, total, c->h_k, c->v_row_stride, c->v_head_stride);
@@ -127,29 +144,47 @@ static void scores(params *p, const candle_call *c) {
     }
 }
 
-/* A causal call comes with a window too, which says nothing new. Ranges widen a mask; where there
- * is none they are ignored. */
-static void mask(params *p, const candle_call *c) {
+/* A causal call comes with a window too, which must say nothing new: -1 or seqlen_k, and 0. */
+static tallow_status mask(params *p, const candle_call *c) {
     const int left = c->window_size_left, right = c->window_size_right;
     if (c->is_causal) {
         p->mask = TALLOW_MASK_CAUSAL;
-    } else if (left >= 0 || right >= 0) {
+        if ((left != -1 && left < (int64_t)c->seqlen_k) || right < -1 || right > 0)
+            return tallow_fail(TALLOW_INVALID_ARGUMENT,
+                               "window_size_left = %d, window_size_right = %d: must be -1 or at "
+                               "least seqlen_k, %u, and -1 or 0, as is_causal is set",
+                               left, right, (unsigned)c->seqlen_k);
+    } else if (left != -1 || right != -1) {
         p->mask = TALLOW_MASK_WINDOW;
-        p->window_left = left < 0 ? -1 : left;
-        p->window_right = right < 0 ? -1 : right;
+        p->window_left = left, p->window_right = right;
     }
-    if (p->mask != TALLOW_MASK_NONE && c->mm_prefix_ranges && c->max_mm_prefix_ranges > 0)
+    return TALLOW_OK;
+}
+
+/* They widen a mask; where there is none they are ignored. */
+static tallow_status ranges(params *p, const candle_call *c) {
+    const int most = c->max_mm_prefix_ranges;
+    if (most < 0 || (most > 0 && !c->mm_prefix_ranges))
+        return tallow_fail(TALLOW_INVALID_ARGUMENT,
+                           "max_mm_prefix_ranges = %d: must be at least 0, and 0 where "
+                           "mm_prefix_ranges is null",
+                           most);
+    if (p->mask != TALLOW_MASK_NONE && most > 0)
         p->prefix_ranges = (tallow_tensor){.data = c->mm_prefix_ranges,
                                            .dtype = TALLOW_I32,
-                                           .shape = {c->b, c->max_mm_prefix_ranges, 2},
+                                           .shape = {c->b, most, 2},
                                            .strides = {c->mm_prefix_range_batch_stride, 2, 1}};
+    return TALLOW_OK;
 }
 
 tallow_status tallow_candle_params(params *p, const candle_call *c, int32_t device) {
     *p = (params){.device = device, .stream = c->stream};
-    queries(p, c);
+    if (c->is_bf16 != 0 && c->is_bf16 != 1)
+        return tallow_fail(TALLOW_INVALID_ARGUMENT, "is_bf16 = %d: must be 0 or 1", c->is_bf16);
     scores(p, c);
-    mask(p, c);
-    tallow_status status = keys(p, c);
+    tallow_status status = queries(p, c);
+    if (!status) status = mask(p, c);
+    if (!status) status = ranges(p, c);
+    if (!status) status = keys(p, c);
     return status ? status : lse(p, c);
 }

@@ -3,6 +3,8 @@
 #ifndef CANDLE_CALL_H
 #define CANDLE_CALL_H
 
+#include <stdbool.h>
+
 #include "tallow.h"
 
 enum { TOTAL_UNKNOWN = -1 };
@@ -21,7 +23,7 @@ typedef struct {
     uint32_t seqlen_q, seqlen_k; /* packed: of the longest sequence */
     int64_t total_q;             /* rows of packed q, or TOTAL_UNKNOWN */
     int is_bf16, is_causal, unpadded_lse;
-    int window_size_left, window_size_right; /* negative: unlimited */
+    int window_size_left, window_size_right; /* -1: unlimited */
     float softcap;
     int32_t *block_table; /* null: not paged */
     uint32_t block_table_batch_stride;
@@ -44,6 +46,9 @@ typedef struct {
     .d = d, .softmax_scale = softmax_scale, .seqlen_q = seqlen_q, .seqlen_k = seqlen_k,            \
     .is_bf16 = is_bf16, .is_causal = is_causal, .unpadded_lse = unpadded_lse,                      \
     .window_size_left = window_size_left, .window_size_right = window_size_right
+
+/* Whether the call has anything to write. */
+bool tallow_candle_has_rows(const candle_call *c);
 
 /* The same call in Tallow's terms; `device` is a tallow_device. */
 tallow_status tallow_candle_params(tallow_attention_params *out, const candle_call *c,

@@ -25,10 +25,6 @@ static tallow_status attend(tallow_attention_params *p) {
     return status;
 }
 
-static bool has_rows(const candle_call *c) {
-    return c->b && c->h && c->seqlen_q && !(c->cu_seqlens_q && c->total_q == 0);
-}
-
 /* ---- failure ---- */
 
 /* Rows of out that lie behind one another. */
@@ -73,7 +69,7 @@ static void fail(const candle_call *c, tallow_status status) {
 void tallow_candle_run(const candle_call *c) {
     tallow_attention_params p;
     tallow_clear_error();
-    if (!has_rows(c)) return;
+    if (!tallow_candle_has_rows(c)) return;
     tallow_status status = tallow_candle_params(&p, c, TALLOW_DEVICE_CUDA);
     if (!status) status = attend(&p);
     if (status) fail(c, status);

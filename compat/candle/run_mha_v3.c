@@ -15,7 +15,7 @@ void run_mha_v3(void *q, void *k, void *v, void *o, void *softmax_lse, void *ali
                 uint32_t total_q, uint32_t total_k, void *stream) {
     const candle_call call = {
         CANDLE_SHARED,
-        .total_q = total_q ? (int64_t)total_q : TOTAL_UNKNOWN, /* dense calls say 0 */
+        .total_q = total_q, /* of packed calls: dense ones say 0 */
         .stream = stream,
     };
     (void)d_rounded, (void)seqlen_q_rounded, (void)seqlen_k_rounded; /* size candle's tiles, */

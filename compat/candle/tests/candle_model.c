@@ -257,19 +257,19 @@ static void call(void *argument) {
 
 /* ---- running ---- */
 
-/* Never of no bytes. */
+/* Nothing has no address. */
 static void *send(const case_device *d, const void *host, size_t bytes) {
-    return d->upload(d->context, host, bytes ? bytes : 1);
+    return bytes ? d->upload(d->context, host, bytes) : NULL;
 }
 
 static void take(const case_device *d, void *host, void *memory, size_t bytes) {
-    d->download(d->context, host, memory, bytes ? bytes : 1);
+    if (memory) d->download(d->context, host, memory, bytes);
 }
 
 /* What was only read. */
 static void drop(const case_device *d, void *memory) {
     char byte;
-    if (memory) take(d, &byte, memory, 1);
+    take(d, &byte, memory, 1);
 }
 
 static void send_lists(arguments *a, const case_device *d) {

@@ -48,6 +48,8 @@ static const model_options calls[] = {
     {"flash_attn_varlen, causal, transposed, no keys", .packed = true, .batch = 3, .heads = 2,
      .heads_kv = 2, .head_dim = 24, .seqlen_q = {6, 8, 2}, .seqlen_k = {10, 0, 2}, .scale = 0.2f,
      CAUSAL, .heads_first = true},
+    {"flash_attn_varlen, no keys at all", .packed = true, .batch = 2, .heads = 2, .heads_kv = 1,
+     .head_dim = 32, .seqlen_q = {3, 4}, .seqlen_k = {0, 0}, .scale = 0.2f},
     {"flash_attn_varlen_windowed", .packed = true, .batch = 2, .heads = 4, .heads_kv = 2,
      .head_dim = 64, .seqlen_q = {20, 31}, .seqlen_k = {50, 31}, .scale = 0.125f,
      .left = SOME(7), .right = SOME(1)},
@@ -100,6 +102,8 @@ static const model_options calls[] = {
      .seqlen_k = {49}, .scale = 0.125f, .left = SOME(9), .right = SOME(2), .heads_first = true},
     {"v3, causal, alibi", .v3 = true, .batch = 2, .heads = 4, .heads_kv = 2, .head_dim = 128,
      .seqlen_q = {33}, .seqlen_k = {49}, .scale = 0.09f, .alibi = true, CAUSAL, .bf16 = true},
+    {"v3, packed, no rows", .v3 = true, .packed = true, .batch = 2, .heads = 2, .heads_kv = 2,
+     .head_dim = 64, .seqlen_q = {0, 0}, .seqlen_k = {5, 0}, .max_seqlen = 8, .scale = 0.125f},
     {"v3, packed, causal", .v3 = true, .packed = true, .batch = 2, .heads = 4, .heads_kv = 2,
      .head_dim = 256, .seqlen_q = {12, 30}, .seqlen_k = {40, 30}, .scale = 0.06f, CAUSAL},
 };
