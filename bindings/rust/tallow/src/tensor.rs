@@ -128,9 +128,9 @@ fn need_inside(raw: &sys::tallow_tensor, rank: usize, length: usize) -> Result<(
     for (&size, &stride) in sizes {
         let reach = (i128::from(size) - 1) * i128::from(stride);
         if reach < 0 {
-            first += reach;
+            first = first.saturating_add(reach);
         } else {
-            last += reach;
+            last = last.saturating_add(reach);
         }
     }
     if first >= 0 && last < length as i128 {

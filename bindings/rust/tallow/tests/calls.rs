@@ -224,6 +224,7 @@ fn tensors_stay_inside_their_slices() {
     assert!(Tensor::strided(&x, &[2, 4], &[4]).is_err());
     assert!(Tensor::strided(&x, &[99, 4], &[0, 1]).is_ok(), "broadcast");
     assert!(Tensor::strided(&x, &[99, 4], &[0, 0]).is_err());
+    assert!(Tensor::strided(&x, &[usize::MAX; 3], &[i64::MAX; 3]).is_err());
     assert!(Tensor::new(&x, &[1, 1, 1, 1, 24]).is_err());
     assert!(Tensor::new(&x, &[usize::MAX, 0]).is_ok());
 }
