@@ -400,10 +400,15 @@ tallow_status tallow_cuda_encode(void *map, const cuda_tensor *t) {
 
 static const unsigned long long POOL_KEEPS = 64ull << 20; /* bytes that no call uses */
 
-/* The driver may be shutting down as well; then it frees them itself. */
+/* The driver may be shutting down as well; then it frees them itself. A thread that still computes
+ * makes another. */
 static void destroy_pools(void) {
-    for (int i = 0; i < CUDA_MAX_GPUS; i++)
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < CUDA_MAX_GPUS; i++) {
         if (pools[i]) driver.cuMemPoolDestroy(pools[i]);
+        pools[i] = NULL;
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 static int create_pool(void **pool, int ordinal) {
@@ -411,7 +416,9 @@ static int create_pool(void **pool, int ordinal) {
         .allocation = PINNED, .location = DEVICE, .ordinal = ordinal};
     unsigned long long keeps = POOL_KEEPS;
     int error = driver.cuMemPoolCreate(pool, &properties);
-    if (!error) error = driver.cuMemPoolSetAttribute(*pool, RELEASE_THRESHOLD, &keeps);
+    if (error) return error;
+    error = driver.cuMemPoolSetAttribute(*pool, RELEASE_THRESHOLD, &keeps);
+    if (error) driver.cuMemPoolDestroy(*pool);
     return error;
 }
 
