@@ -7,16 +7,19 @@
 #include "cuda_driver.h"
 
 /* The workspace is there from the call before to the call after in the order of the stream, so
- * nothing waits for the GPU, and a capture of the stream takes it along. */
+ * nothing waits for the GPU, and a capture of the stream takes it along. Where there is no memory
+ * for it, keys are not split: slower, and as exact. */
 static tallow_status attend(tallow_attention_params *p) {
     cuda_scope scope;
-    size_t bytes = 0;
     tallow_status status = tallow_cuda_enter(&scope, "q", p->q.data, p->stream);
     if (status) return status;
-    status = tallow_attention_workspace(p, sizeof *p, &bytes);
-    if (!status && bytes) status = tallow_cuda_allocate(&p->workspace, bytes, &scope, p->stream);
+    status = tallow_attention_workspace(p, sizeof *p, &p->workspace_size);
+    if (!status && p->workspace_size &&
+        tallow_cuda_allocate(&p->workspace, p->workspace_size, &scope, p->stream)) {
+        p->workspace_size = 0;
+        p->num_splits = 1;
+    }
     if (!status) {
-        p->workspace_size = bytes;
         status = tallow_attention(p, sizeof *p);
         tallow_status freed = p->workspace ? tallow_cuda_free(p->workspace, p->stream) : TALLOW_OK;
         if (!status) status = freed;
@@ -63,7 +66,6 @@ static void fail(const candle_call *c, tallow_status status) {
         fprintf(stderr, "run_mha: %s: %s\n", tallow_status_name(status), why);
         abort();
     }
-    tallow_fail(status, "%s", why);
 }
 
 void tallow_candle_run(const candle_call *c) {

@@ -1,0 +1,14 @@
+/* A driver of one GPU, whose memory is the host's and whose kernels do nothing: what the
+ * library asks of them is counted, and may fail. */
+#ifndef FAKE_CUDA_H
+#define FAKE_CUDA_H
+
+#include <stdatomic.h>
+
+typedef struct {
+    atomic_int attribute_fails, allocation_fails, launch_fails;
+    atomic_int pools, allocated, freed, launched;
+    atomic_ullong kept; /* most bytes that a pool keeps unused */
+} fake_cuda;
+
+#endif
