@@ -61,9 +61,9 @@ FAKE(cuLaunchKernelEx, void) {
     return fake.launch_fails ? LAUNCH_FAILED : SUCCESS;
 }
 FAKE(cuMemPoolCreate, void **out, const void *properties) {
-    const struct timespec long_enough = {.tv_nsec = 100000000}; /* for a thread to come in between */
+    const struct timespec while_others_come = {.tv_nsec = 100000000};
     fake.pools++;
-    nanosleep(&long_enough, NULL);
+    nanosleep(&while_others_come, NULL);
     return *out = &pool, !properties;
 }
 FAKE(cuMemPoolSetAttribute, void *of, int which, void *value) {

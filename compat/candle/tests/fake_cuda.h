@@ -1,5 +1,5 @@
-/* A driver of one GPU, whose memory is the host's and whose kernels do nothing: what the
- * library asks of them is counted, and may fail. */
+/* A driver of one GPU whose memory is the host's and whose kernels do nothing. It counts what it is
+ * asked for, and can be told to refuse. */
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
 
