@@ -56,6 +56,7 @@ FAKE(cuLibraryLoadData, void **out, const void *image) { return *out = &handle, 
 FAKE(cuLibraryGetKernel, void **out, void *library) { return *out = library, SUCCESS; }
 FAKE(cuKernelGetFunction, void **out, void *kernel) { return *out = kernel, SUCCESS; }
 FAKE(cuKernelSetAttribute, void) { return SUCCESS; }
+FAKE(cuTensorMapEncodeTiled, void) { return SUCCESS; }
 FAKE(cuLaunchKernelEx, void) {
     fake.launched++;
     return fake.launch_fails ? LAUNCH_FAILED : SUCCESS;
