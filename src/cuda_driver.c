@@ -92,9 +92,10 @@ static const char *const nvrtc_names[] = {NVRTC(NAME)};
 
 /* CUdevice_attribute, CUfunction_attribute and CUpointer_attribute */
 enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES = 97 };
-enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9, DEVICE_ORDINAL = 9 };
-enum { PROGRAMMATIC_DEPENDENT = 6 };                    /* CUlaunchAttributeID */
-enum { OUT_OF_MEMORY = 2 };                             /* CUresult */
+enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9 };
+enum { DEVICE_ORDINAL = 9, RANGE_START = 11, RANGE_SIZE = 12 };
+enum { PROGRAMMATIC_DEPENDENT = 6 };                       /* CUlaunchAttributeID */
+enum { OUT_OF_MEMORY = 2 };                                /* CUresult */
 enum { MAP_F16 = 6, MAP_BF16 = 9, MAP_NO_INTERLEAVE = 0 }; /* CUtensorMap... */
 enum { MAP_SWIZZLE_128 = 3, MAP_PROMOTE_256 = 3, MAP_ZEROS = 0 };
 enum { PINNED = 1, DEVICE = 1, RELEASE_THRESHOLD = 4 }; /* of a CUmemPoolProps and its pool */
@@ -297,6 +298,14 @@ static bool is_capturing(void *stream) {
 
 bool tallow_cuda_knows(const void *pointer, void *stream) {
     return gpu_of(pointer) >= 0 || is_capturing(stream);
+}
+
+int64_t tallow_cuda_room(const void *pointer) {
+    int attributes[] = {RANGE_START, RANGE_SIZE};
+    uint64_t start = 0, size = 0;
+    void *values[] = {&start, &size};
+    if (driver.cuPointerGetAttributes(2, attributes, values, (uintptr_t)pointer)) return 0;
+    return size > (uintptr_t)pointer - start ? (int64_t)(size - ((uintptr_t)pointer - start)) : 0;
 }
 
 static tallow_status push_primary(int ordinal) {

@@ -52,6 +52,10 @@ void tallow_cuda_leave(const cuda_scope *scope);
  * not know memory that the graph is going to allocate. */
 bool tallow_cuda_knows(const void *pointer, void *stream);
 
+/* Bytes from a pointer to the end of its allocation; 0: the driver does not know. Of a GPU that was
+ * entered. */
+int64_t tallow_cuda_room(const void *pointer);
+
 /* ---- kernels ---- */
 
 /* A compiled program, cubin or PTX, and the entries it was loaded for. Libraries stay loaded. */

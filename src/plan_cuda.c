@@ -66,6 +66,7 @@ static const char *bars_wgmma(const cuda_plan *plan, const problem *p) {
     if (s->access) return "rows that do not start at multiples of 16 bytes";
     if (s->head_dim > 256 || s->head_dim_v > 256) return "a head dimension above 256";
     if (p->dropout_p > 0) return "dropout";
+    if (p->open_ended) return "packed rows without their number";
     if (p->rows_k == 0 || (s->paged && p->pages == 0)) return "no keys";
     if (!strides_reach(&p->q) || !strides_reach(&p->k) || !strides_reach(&p->v))
         return "strides of 2^38 elements";

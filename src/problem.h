@@ -71,6 +71,7 @@ typedef struct {
 
     int64_t rows_q, rows_k,
         rows_new;       /* per sequence when dense, in all when packed; K's capacity when paged */
+    bool open_ended;    /* memory may end before the last of these rows; params never say so */
     int64_t cache_rows; /* dense K: its batch dimension */
     int64_t pages, page_size, columns;
     int64_t max_seqlen_q, max_seqlen_k,

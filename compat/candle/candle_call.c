@@ -6,8 +6,10 @@
 
 typedef tallow_attention_params params;
 
-/* Rows that a tensor may have when nothing says how many it has: as many as addresses reach. */
-static int64_t most_rows(uint32_t stride) {
+/* Rows that a tensor may have when nothing says how many it has: as many as its memory, or as
+ * addresses reach. */
+static int64_t most_rows(int64_t known, uint32_t stride) {
+    if (known) return known;
     const int64_t reach = ((int64_t)1 << 47) / (stride ? stride : 1);
     return reach < INT32_MAX ? reach : INT32_MAX;
 }
@@ -44,7 +46,7 @@ bool tallow_candle_has_rows(const candle_call *c) {
 
 static tallow_status queries(params *p, const candle_call *c) {
     const uint32_t stride = c->q_row_stride > c->o_row_stride ? c->q_row_stride : c->o_row_stride;
-    int64_t total = c->total_q == TOTAL_UNKNOWN ? most_rows(stride) : c->total_q;
+    int64_t total = c->total_q == TOTAL_UNKNOWN ? most_rows(c->most_q, stride) : c->total_q;
     if (!c->cu_seqlens_q) {
         p->q = rows(c->q, c, c->b, c->seqlen_q, c->h, c->q_batch_stride, c->q_row_stride,
                     c->q_head_stride);
@@ -77,9 +79,9 @@ static tallow_status pages(params *p, const candle_call *c) {
     const uint32_t stride =
         c->k_batch_stride > c->v_batch_stride ? c->k_batch_stride : c->v_batch_stride;
     const int64_t columns = larger(c->block_table_batch_stride, (c->seqlen_k + size - 1) / size);
-    p->k = rows(c->k, c, most_rows(stride), size, c->h_k, c->k_batch_stride, c->k_row_stride,
+    p->k = rows(c->k, c, most_rows(0, stride), size, c->h_k, c->k_batch_stride, c->k_row_stride,
                 c->k_head_stride);
-    p->v = rows(c->v, c, most_rows(stride), size, c->h_k, c->v_batch_stride, c->v_row_stride,
+    p->v = rows(c->v, c, most_rows(0, stride), size, c->h_k, c->v_batch_stride, c->v_row_stride,
                 c->v_head_stride);
     p->block_table = (tallow_tensor){.data = c->block_table,
                                      .dtype = TALLOW_I32,
@@ -90,7 +92,8 @@ static tallow_status pages(params *p, const candle_call *c) {
 
 static tallow_status keys(params *p, const candle_call *c) {
     const uint32_t stride = c->k_row_stride > c->v_row_stride ? c->k_row_stride : c->v_row_stride;
-    const int64_t total = c->k || c->seqlen_k ? most_rows(stride) : 0;
+    int64_t total = c->total_k == TOTAL_UNKNOWN ? most_rows(c->most_k, stride) : c->total_k;
+    if (!c->seqlen_k && !c->k) total = 0;
     if (c->cu_seqlens_k) {
         p->cu_seqlens_k = ints(c->cu_seqlens_k, (int64_t)c->b + 1);
         p->max_seqlen_k = c->seqlen_k;

@@ -21,7 +21,8 @@ typedef struct {
     uint32_t b, h, h_k, d;
     float softmax_scale;
     uint32_t seqlen_q, seqlen_k; /* packed: of the longest sequence */
-    int64_t total_q;             /* rows of packed q, or TOTAL_UNKNOWN */
+    int64_t total_q, total_k;    /* rows of packed tensors, or TOTAL_UNKNOWN */
+    int64_t most_q, most_k;      /* then: as many as their memory has, or 0 if nobody knows */
     int is_bf16, is_causal, unpadded_lse;
     int window_size_left, window_size_right; /* -1: unlimited */
     float softcap;

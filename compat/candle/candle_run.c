@@ -4,25 +4,68 @@
 #include <string.h>
 
 #include "candle_call.h"
+#include "cuda.h"
 #include "cuda_driver.h"
+
+/* ---- rows that nobody counted ---- */
+
+/* Whole rows of heads that lie between a pointer and the end of its memory. */
+static int64_t rows_behind(const void *data, const candle_call *c, uint32_t heads, uint32_t row,
+                           uint32_t head) {
+    const int64_t one = ((int64_t)heads - 1) * head + c->d, room = tallow_cuda_room(data) / 2;
+    if (room < one) return 0;
+    const int64_t more = row ? (room - one) / row : 0;
+    return more < INT32_MAX ? more + 1 : INT32_MAX;
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Copies of whole tiles reach beyond the last sequence, and must not reach beyond the memory. */
+static void bound_rows(candle_call *c) {
+    if (c->total_q == TOTAL_UNKNOWN)
+        c->most_q = least(rows_behind(c->q, c, c->h, c->q_row_stride, c->q_head_stride),
+                          rows_behind(c->o, c, c->h, c->o_row_stride, c->o_head_stride));
+    if (c->total_k == TOTAL_UNKNOWN)
+        c->most_k = least(rows_behind(c->k, c, c->h_k, c->k_row_stride, c->k_head_stride),
+                          rows_behind(c->v, c, c->h_k, c->v_row_stride, c->v_head_stride));
+}
+
+static bool is_open_ended(const candle_call *c) {
+    return (c->cu_seqlens_q && c->total_q == TOTAL_UNKNOWN && !c->most_q) ||
+           (c->cu_seqlens_k && c->total_k == TOTAL_UNKNOWN && !c->most_k && !c->block_table);
+}
+
+/* ---- the call ---- */
 
 /* The workspace is there from the call before to the call after in the order of the stream, so
  * nothing waits for the GPU, and a capture of the stream takes it along. Where there is no memory
  * for it, keys are not split: slower, and as exact. */
-static tallow_status attend(tallow_attention_params *p) {
-    cuda_scope scope;
-    tallow_status status = tallow_cuda_enter(&scope, "q", p->q.data, p->stream);
+static tallow_status attend(problem *p, const cuda_scope *scope) {
+    tallow_status status = tallow_cuda_workspace(p, &p->workspace_size);
     if (status) return status;
-    status = tallow_attention_workspace(p, sizeof *p, &p->workspace_size);
-    if (!status && p->workspace_size &&
-        tallow_cuda_allocate(&p->workspace, p->workspace_size, &scope, p->stream)) {
+    if (p->workspace_size &&
+        tallow_cuda_allocate(&p->workspace, p->workspace_size, scope, p->stream)) {
         p->workspace_size = 0;
         p->num_splits = 1;
+        tallow_clear_error();
     }
+    status = tallow_cuda_attention(p);
+    tallow_status freed = p->workspace ? tallow_cuda_free(p->workspace, p->stream) : TALLOW_OK;
+    return status ? status : freed;
+}
+
+static tallow_status call(candle_call c) {
+    tallow_attention_params params;
+    problem p;
+    cuda_scope scope;
+    tallow_status status = tallow_cuda_enter(&scope, "q", c.q, c.stream);
+    if (status) return status;
+    bound_rows(&c);
+    status = tallow_candle_params(&params, &c, TALLOW_DEVICE_CUDA);
+    if (!status) status = tallow_problem_init(&p, &params, sizeof params, CHECK_DATA);
     if (!status) {
-        status = tallow_attention(p, sizeof *p);
-        tallow_status freed = p->workspace ? tallow_cuda_free(p->workspace, p->stream) : TALLOW_OK;
-        if (!status) status = freed;
+        p.open_ended = is_open_ended(&c);
+        status = attend(&p, &scope);
     }
     tallow_cuda_leave(&scope);
     return status;
@@ -69,10 +112,8 @@ static void fail(const candle_call *c, tallow_status status) {
 }
 
 void tallow_candle_run(const candle_call *c) {
-    tallow_attention_params p;
     tallow_clear_error();
     if (!tallow_candle_has_rows(c)) return;
-    tallow_status status = tallow_candle_params(&p, c, TALLOW_DEVICE_CUDA);
-    if (!status) status = attend(&p);
+    tallow_status status = call(*c);
     if (status) fail(c, status);
 }

@@ -26,6 +26,7 @@ void run_mha(void *q, void *k, void *v, void *o, void *softmax_lse, void *alibi_
     const candle_call call = {
         CANDLE_SHARED,
         .softcap = softcap,
+        .total_k = TOTAL_UNKNOWN,
 #if CANDLE_ARGUMENTS == 45
         .total_q = total_q,
         .block_table = block_table,

@@ -16,10 +16,10 @@ void run_mha_v3(void *q, void *k, void *v, void *o, void *softmax_lse, void *ali
     const candle_call call = {
         CANDLE_SHARED,
         .total_q = total_q, /* of packed calls: dense ones say 0 */
+        .total_k = total_k,
         .stream = stream,
     };
     (void)d_rounded, (void)seqlen_q_rounded, (void)seqlen_k_rounded; /* size candle's tiles, */
     (void)use_gqa_packing, (void)tile_count_semaphore;               /* choose and order them */
-    (void)total_k;                                                   /* and bound its loads */
     tallow_candle_run(&call);
 }

@@ -9,6 +9,7 @@
 
 enum { SUCCESS = 0, OUT_OF_MEMORY = 2, LAUNCH_FAILED = 719 }; /* CUresult */
 enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES = 97 };
+enum { DEVICE_ORDINAL = 9, RANGE_START = 11, RANGE_SIZE = 12 };
 
 typedef unsigned long long address;
 
@@ -47,16 +48,23 @@ FAKE(cuCtxPopCurrent_v2, void **out) { return *out = &context, SUCCESS; }
 FAKE(cuStreamGetCtx, void *stream, void **out) { return (void)stream, *out = &context, SUCCESS; }
 FAKE(cuStreamIsCapturing, void *stream, int *state) { return (void)stream, *state = 0, SUCCESS; }
 FAKE(cuPointerGetAttributes, unsigned count, int *which, void **values, address pointer) {
-    const int ordinal = pointer ? 0 : -1;
-    (void)which;
-    memcpy(values[0], &ordinal, sizeof ordinal);
-    return count != 1;
+    if (which[0] == DEVICE_ORDINAL) {
+        *(int *)values[0] = pointer ? 0 : -1;
+        return count != 1;
+    }
+    *(uint64_t *)values[0] = pointer;
+    *(uint64_t *)values[1] = fake.room;
+    return which[0] != RANGE_START || which[1] != RANGE_SIZE || count != 2;
 }
 FAKE(cuLibraryLoadData, void **out, const void *image) { return *out = &handle, !image; }
 FAKE(cuLibraryGetKernel, void **out, void *library) { return *out = library, SUCCESS; }
 FAKE(cuKernelGetFunction, void **out, void *kernel) { return *out = kernel, SUCCESS; }
 FAKE(cuKernelSetAttribute, void) { return SUCCESS; }
-FAKE(cuTensorMapEncodeTiled, void) { return SUCCESS; }
+FAKE(cuTensorMapEncodeTiled, void *map, int type, unsigned rank, void *data, const uint64_t *dim) {
+    (void)map, (void)type;
+    if (rank == 4) fake.key_rows = dim[1];
+    return !data;
+}
 FAKE(cuLaunchKernelEx, void) {
     fake.launched++;
     return fake.launch_fails ? LAUNCH_FAILED : SUCCESS;

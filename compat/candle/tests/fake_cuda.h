@@ -8,7 +8,9 @@
 typedef struct {
     atomic_int attribute_fails, allocation_fails, launch_fails;
     atomic_int pools, allocated, freed, launched;
-    atomic_ullong kept; /* most bytes that a pool keeps unused */
+    atomic_ullong kept;     /* most bytes that a pool keeps unused */
+    atomic_ullong room;     /* bytes of every allocation from any pointer on; 0: not known */
+    atomic_ullong key_rows; /* of the latest tensor map of keys or values */
 } fake_cuda;
 
 #endif

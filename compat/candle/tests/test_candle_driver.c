@@ -123,6 +123,25 @@ static void expect_nan(void) {
     EXPECT(strstr(tallow_last_error(), "head_dim"), "\"%s\"", tallow_last_error());
 }
 
+/* ---- rows that nobody counted ---- */
+
+/* Copies of whole tiles would reach beyond the last key: the memory's end bounds them, or the count
+ * of run_mha_v3; where neither is known there are none. */
+static void expect_keys_in_memory(void) {
+    model_options o = decode;
+    o.seqlen_q[0] = o.seqlen_q[1] = 100;
+    o.seqlen_k[0] = 200, o.seqlen_k[1] = 101;
+    run(&o, false);
+    EXPECT(!fake->key_rows, "%llu rows are copied", fake->key_rows);
+    fake->room = 301 * 2 * 64 * 2 + 255;
+    run(&o, false);
+    EXPECT(fake->key_rows == 301, "%llu rows have memory", fake->key_rows);
+    fake->room = fake->key_rows = 0;
+    o.v3 = true;
+    run(&o, false);
+    EXPECT(fake->key_rows == 301, "%llu rows are counted", fake->key_rows);
+}
+
 int main(void) {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW);
     fake = driver ? dlsym(driver, "fake") : NULL;
@@ -133,5 +152,6 @@ int main(void) {
     expect_one_pool();
     expect_no_split_without_memory();
     expect_nan();
+    expect_keys_in_memory();
     return expect_report();
 }
