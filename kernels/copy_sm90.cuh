@@ -28,6 +28,18 @@ INLINE void wait_phase(uint32_t barrier, uint32_t parity) {
                  : "memory");
 }
 
+/* Whether it has. */
+INLINE bool has_ended(uint32_t barrier, uint32_t parity) {
+    int ended;
+    asm volatile("{.reg .pred ended;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+                 "selp.s32 %0, 1, 0, ended;}"
+                 : "=r"(ended)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+    return ended;
+}
+
 /* Shared memory that threads have read or written may be written, or read, by copies and wgmma. */
 INLINE void release_to_copies() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -71,6 +83,7 @@ template <int slots> struct ring {
     INLINE uint32_t full() const { return barriers + slot() * 8; }
     INLINE uint32_t empty() const { return barriers + (slots + slot()) * 8; }
     INLINE void wait_full() const { wait_phase(full(), passed / slots & 1); }
+    INLINE bool is_full() const { return has_ended(full(), passed / slots & 1); }
     INLINE void wait_empty() const { wait_phase(empty(), passed / slots & 1 ^ 1); } /* at first it is */
     INLINE void next() { passed++; }
     /* By all lanes of a warp: it no longer reads the slot. */

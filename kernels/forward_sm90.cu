@@ -26,8 +26,10 @@
 extern __shared__ __align__(1024) char shared_memory[];
 
 constexpr int consumer_warps = tile::row_warps;
-/* Registers of a thread that computes and of the others: 64 Ki of a multiprocessor, in eights. */
-constexpr int consumer_registers = tile::row_warps == 4 ? 240 : tile::row_warps == 8 ? 224 : 152;
+/* Registers of a thread that computes and of the others, in eights: a multiprocessor has 64 Ki. One
+ * computing warpgroup leaves enough for all. */
+constexpr bool shares_registers = tile::row_warps > 4;
+constexpr int consumer_registers = tile::row_warps == 8 ? 224 : 152;
 constexpr int producer_registers = 56;
 
 typedef ring<layout::tile_slots> tile_ring;
@@ -258,30 +260,35 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
 
 /* ---- the warpgroups that compute ---- */
 
-/* A warp's place in the rings, and what it knows ahead of the next products: all that can be found
- * out while products run is. */
+/* A warp's place in the rings, and what it knows ahead of the next products. All is the same for the
+ * warp's threads, and is made so where the compiler could not tell: then branches need no care for
+ * threads that part. */
 struct place {
     tile_ring tiles;
     q_ring q;
     key_ring k, v;
     const rows_seen *own;
-    int block;                  /* whose weights P holds */
-    uint32_t k_at, v_at;        /* operands */
-    bool first, masked, mend;   /* V's product starts O; the next block needs a mask; V needs care */
+    int block, begin;          /* whose weights P holds; the first that these rows see */
+    uint32_t q_at, k_at, v_at; /* operands */
+    bool first;                /* V's product starts O */
+    bool masked, mend;         /* the block before needs a mask; V of this one a look */
+    bool ready;                /* both have been seen to be there */
 };
 
-INLINE uint32_t queries_at(const place &at, uint32_t memory) {
+INLINE int same_for_all(int x) { return __shfl_sync(~0u, x, 0); }
+
+INLINE void look_at_queries(place &at, uint32_t memory) {
     const uint32_t rows = row_warp() / 4 * 64 * 128;
-    return operand_at(memory + layout::q + at.q.slot() * layout::q_bytes + rows, 16);
+    at.q_at = operand_at(memory + layout::q + at.q.slot() * layout::q_bytes + rows, 16);
 }
 INLINE void look_at_keys(place &at, uint32_t memory) {
     at.k_at = operand_at(memory + layout::k + at.k.slot() * layout::k_bytes, 16);
-    at.masked = !is_clean(at.own->sees.clean, at.block - 1);
+    at.masked = __any_sync(~0u, !is_clean(at.own->sees.clean, at.block - 1));
 }
 INLINE void look_at_values(place &at, uint32_t memory) {
     at.v_at = operand_at(memory + layout::v + at.v.slot() * layout::v_bytes,
                          tile::block_keys * 128);
-    at.mend = at.own->mend;
+    at.mend = __any_sync(~0u, at.own->mend);
 }
 
 /* Blocks of keys that the tile has and these rows do not see. */
@@ -299,7 +306,8 @@ INLINE const rows_seen *own_rows(const tile_slot &slot) { return slot.group + ro
 INLINE void enter_tile(place &at, const rows_seen *own, const forward_args &a, const work &w,
                        uint32_t memory) {
     at.own = own;
-    at.block = own->sees.blocks.end;
+    at.block = same_for_all(own->sees.blocks.end);
+    at.begin = same_for_all(own->sees.blocks.begin);
     if (spec::scores == 1) {
         __syncwarp();
         note_rows(a, w, memory);
@@ -307,51 +315,35 @@ INLINE void enter_tile(place &at, const rows_seen *own, const forward_args &a, c
     }
 }
 
-/* Waits for V of the block. */
-INLINE void wait_values(const place &at, const work &w, uint32_t memory) {
-    at.v.wait_full();
-    if (!at.mend) return;
+/* V of the block, which has come. */
+INLINE void mend_values(const place &at, const work &w, uint32_t memory) {
     const int left = w.seq.seqlen_k - at.block * tile::block_keys;
     const bool hides = w.careful && !is_clean(w.clean, at.block);
     if (hides || left < tile::block_keys)
         remove_nonfinite(memory + layout::v + at.v.slot() * layout::v_bytes, hides ? 0 : left);
 }
 
-/* Waits for K of the block before it. */
+INLINE void wait_values(const place &at, const work &w, uint32_t memory) {
+    at.v.wait_full();
+    if (at.mend) mend_values(at, w, memory);
+}
+
+/* For K of the block before it. */
 INLINE void wait_keys(const place &at, const forward_args &a, const work &w, uint32_t memory) {
-    if (at.masked) note_visible(a, w, memory, (at.block - 1) * tile::block_keys);
     at.k.wait_full();
+    if (at.masked) note_visible(a, w, memory, (at.block - 1) * tile::block_keys);
 }
 
 /* S is of the block before; K of it has been read, and with the first block's Q. */
-INLINE void leave_keys(place &at, uint32_t memory) {
+INLINE void leave_keys(place &at) {
     at.k.release();
     at.block--;
-    if (at.block == at.own->sees.blocks.begin) at.q.release();
-}
-
-/* V of the last block has been read. */
-INLINE void leave_values(place &at, uint32_t memory) {
-    at.v.release();
-    look_at_values(at, memory);
-    at.first = false;
-}
-
-/* S becomes weights. True: maxima were raised, O must be brought to them. */
-INLINE bool weigh_block(score_block &s, softmax_state &state, row_values &factor, bool masked,
-                        int block, const forward_args &a, const work &w, uint32_t memory,
-                        float scale) {
-    const int first_key = block * tile::block_keys;
-    if (spec::scores == 1) bias_scores(s, a, memory, first_key);
-    if (masked) mask_scores(s, memory);
-    const bool raised = raise_maxima(factor, s, state, scale, memory);
-    weigh(s, state, scale, 0, tile::key_parts);
-    return raised;
+    if (at.block == at.begin) at.q.release();
 }
 
 /* Of a careful tile, what was taken out of V. */
 INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w) {
-    for (int block = at.own->sees.blocks.end - 1; block >= at.own->sees.blocks.begin; block--)
+    for (int block = at.own->sees.blocks.end - 1; block >= at.begin; block--)
         if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, block * tile::block_keys);
 }
 
@@ -386,7 +378,7 @@ INLINE const tile_slot *next_tile(place &at) {
  * this one still has to take do not stand before it. */
 INLINE const tile_slot *tile_to_follow(const place &at, const work &w) {
     tile_ring next = at.tiles;
-    if (tile::q_slots == 1 || w.careful || at.own->sees.blocks.begin > w.blocks.begin)
+    if (tile::q_slots == 1 || w.careful || at.begin > w.blocks.begin)
         return nullptr;
     next.next();
     next.wait_full();
@@ -408,24 +400,30 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
     const tile_slot *slot;
     const work *w;
 
+    /* S becomes weights; true: maxima were raised, O must be brought to them */
     auto weigh_next = [&](const work &of) {
         const bool masked = at.masked;
-        leave_keys(at, memory);
+        leave_keys(at);
+        if (spec::scores == 1) bias_scores(s, a, memory, at.block * tile::block_keys);
+        if (masked) mask_scores(s, memory);
+        const bool raised = raise_maxima(factor, s, state, scale, memory);
         look_at_keys(at, memory);
-        return weigh_block(s, state, factor, masked, at.block, a, of, memory, scale);
+        weigh(s, state, scale, 0, tile::key_parts);
+        return raised;
     };
     /* S = Q K^T of a tile's first block, alone */
     auto begin = [&] {
         enter_tile(at, own_rows(*slot), a, *w, memory);
-        pass_by(at, w->blocks.end - at.own->sees.blocks.end);
+        pass_by(at, w->blocks.end - at.block);
+        look_at_queries(at, memory);
         look_at_keys(at, memory);
         look_at_values(at, memory);
         at.first = true;
+        at.ready = false;
         at.q.wait_full();
-        const uint32_t q_at = queries_at(at, memory);
         wait_keys(at, a, *w, memory);
         start_products(s, o, p);
-        multiply_keys(s, q_at, at.k_at);
+        multiply_keys(s, at.q_at, at.k_at);
         finish_products(s, o, p);
         clear(state);
         weigh_next(*w);
@@ -433,16 +431,20 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
     };
     /* S = Q K^T of the next block beside O += P V of the last one */
     auto step = [&] {
-        wait_values(at, *w, memory);
-        const uint32_t q_at = queries_at(at, memory);
-        wait_keys(at, a, *w, memory);
+        if (!at.ready || at.masked || at.mend) {
+            wait_values(at, *w, memory);
+            wait_keys(at, a, *w, memory);
+        }
         start_products(s, o, p);
-        multiply_keys(s, q_at, at.k_at);
+        multiply_keys(s, at.q_at, at.k_at);
         multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
         const bool raised = weigh_next(*w);
         finish_products(s, o, p);
-        leave_values(at, memory);
+        at.v.release();
+        look_at_values(at, memory);
+        at.ready = __all_sync(~0u, at.k.is_full() && at.v.is_full());
+        at.first = false;
         pack_weights(p, s);
         if (raised) rescale(o, factor);
     };
@@ -450,20 +452,19 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
     auto turn_to = [&](const tile_slot &following) {
         const softmax_state done = state;
         const work *next = &following.w;
-        const rows_seen *own = own_rows(following);
-        const int passed = next->blocks.end - own->sees.blocks.end;
         wait_values(at, *w, memory);
-        enter_tile(at, own, a, *next, memory);
+        enter_tile(at, own_rows(following), a, *next, memory);
+        const int passed = next->blocks.end - at.block;
         for (int i = 0; i < passed; i++) {
             at.k.wait_full();
             at.k.release();
         }
+        look_at_queries(at, memory);
         look_at_keys(at, memory);
         at.q.wait_full();
-        const uint32_t q_at = queries_at(at, memory);
         wait_keys(at, a, *next, memory);
         start_products(s, o, p);
-        multiply_keys(s, q_at, at.k_at);
+        multiply_keys(s, at.q_at, at.k_at);
         multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
         clear(state);
@@ -476,6 +477,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         }
         look_at_values(at, memory);
         at.first = true;
+        at.ready = false;
         pack_weights(p, s);
         leave_tile(at, o, done, a, *w, memory, scale);
     };
@@ -486,7 +488,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         multiply_values(o, p, at.v_at, !at.first);
         finish_products(s, o, p);
         at.v.release();
-        pass_by(at, at.own->sees.blocks.begin - w->blocks.begin);
+        pass_by(at, at.begin - w->blocks.begin);
         if (w->careful) put_back(at, o, a, *w);
         leave_tile(at, o, state, a, *w, memory, scale);
     };
@@ -495,7 +497,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         w = &slot->w;
         begin();
         for (bool more = true; more;) {
-            while (at.block > at.own->sees.blocks.begin) step();
+            while (at.block > at.begin) step();
             slot = tile_to_follow(at, *w);
             more = slot;
             if (more) {
@@ -529,10 +531,10 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
     }
     __syncthreads();
     if (threadIdx.x < tile::threads) {
-        take_registers<consumer_registers>();
+        if (shares_registers) take_registers<consumer_registers>();
         compute(t.forward, memory);
     } else {
-        give_registers<producer_registers>();
+        if (shares_registers) give_registers<producer_registers>();
         const int warp = (threadIdx.x - tile::threads) / 32;
         if (warp == 0) schedule(t, memory);
         if (warp == 1) copy(t, memory);

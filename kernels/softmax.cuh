@@ -83,10 +83,11 @@ INLINE void clear(out_block &o) {
  * group, holds. */
 INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memory) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        largest[i] = s[i / 2][0][i % 2 * 2];
+        float chain[2] = {MINUS_INFINITY, MINUS_INFINITY}; /* two, not to wait for each other */
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 2; c++)
-                largest[i] = fmaxf(largest[i], s[i / 2][n][i % 2 * 2 + c]);
+                chain[c] = fmaxf(chain[c], s[i / 2][n][i % 2 * 2 + c]);
+        largest[i] = fmaxf(chain[0], chain[1]);
     }
     if constexpr (tile::column_warps > 1) {
         UNROLL for (int i = 0; i < tile::row_states; i++) largest[i] = quad_max(largest[i]);

@@ -53,15 +53,17 @@ static bool copies_pages(const problem *p, int64_t block_keys) {
 
 static bool strides_reach(const rows_view *view) {
     const int64_t most_elements = (int64_t)1 << 38; /* copies count 2^40 bytes */
-    return view->batch_stride < most_elements && view->row_stride < most_elements &&
-           view->head_stride < most_elements;
+    const int64_t strides[] = {view->batch_stride, view->row_stride, view->head_stride};
+    for (int i = 0; i < 3; i++)
+        if (strides[i] < 0 || strides[i] >= most_elements) return false;
+    return true;
 }
 
 /* Why wgmma does not serve a kernel; null: it does. */
 static const char *bars_wgmma(const cuda_plan *plan, const problem *p) {
     const spec *s = &plan->kernel;
     if (s->dtype == TALLOW_F32) return "f32";
-    if (s->rows) return "at most 16 rows of a key head";
+    if (s->rows == 1) return "at most 16 rows of a key head";
     if (s->p_parts == 3) return "f32 output of high precision";
     if (s->access) return "rows that do not start at multiples of 16 bytes";
     if (s->head_dim > 256 || s->head_dim_v > 256) return "a head dimension above 256";
@@ -69,7 +71,7 @@ static const char *bars_wgmma(const cuda_plan *plan, const problem *p) {
     if (p->open_ended) return "packed rows without their number";
     if (p->rows_k == 0 || (s->paged && p->pages == 0)) return "no keys";
     if (!strides_reach(&p->q) || !strides_reach(&p->k) || !strides_reach(&p->v))
-        return "strides of 2^38 elements";
+        return "strides below 0, or of 2^38 elements";
     if (s->paged && p->leftpad_k.data) return "leftpad_k in pages";
     if (s->paged && !copies_pages(p, plan->tile.block_keys))
         return "pages that neither divide a block of keys nor are divided by one";
@@ -87,9 +89,19 @@ static void use_family(cuda_plan *out, const problem *p, int32_t family) {
     out->row_blocks = ceil_div(p->max_seqlen_q * out->group, out->tile.block_rows);
 }
 
+static int64_t count_tiles(const cuda_plan *plan, const problem *p) {
+    return p->batch * plan->tile_heads * plan->row_blocks;
+}
+
+static void use_small_tiles(cuda_plan *out, const problem *p) {
+    out->kernel.rows = 2;
+    use_family(out, p, 90);
+}
+
 /* Instructions of sm_80 serve where those of sm_90 do not. */
 static void leave_wgmma(cuda_plan *out, const problem *p, const char *why) {
     out->why = why;
+    out->kernel.rows = out->kernel.rows == 1;
     use_family(out, p, 80);
 }
 
@@ -108,25 +120,30 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
         .shared_memory = tallow_spec_shared_memory(gpu->shared_bytes),
     };
     use_family(out, p, family_of(gpu));
-    if (out->kernel.family == 90 && (out->why = bars_wgmma(out, p))) leave_wgmma(out, p, out->why);
+    if (out->kernel.family != 90) return tallow_spec_check(&out->kernel);
+    out->why = bars_wgmma(out, p);
+    if (out->why)
+        leave_wgmma(out, p, out->why);
+    else if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors)
+        use_small_tiles(out, p);
     return tallow_spec_check(&out->kernel);
 }
 
 /* ---- splits ---- */
 
 static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
-    const int64_t tiles = p->batch * out->tile_heads * out->row_blocks;
+    const int64_t tiles = count_tiles(out, p);
     const int64_t key_blocks = most(1, ceil_div(p->max_seqlen_k, out->tile.block_keys));
     /* One part for each multiprocessor: more at a time read the keys slower. */
     int64_t wanted = tiles > 0 ? gpu->multiprocessors / tiles : 1;
-    int64_t least_keys = out->kernel.rows ? LEAST_SPLIT_KEYS : LEAST_SPLIT_KEYS_OF_MANY;
+    int64_t least_keys = out->kernel.rows == 1 ? LEAST_SPLIT_KEYS : LEAST_SPLIT_KEYS_OF_MANY;
     out->split_blocks = ceil_div(least_keys, out->tile.block_keys);
     if (p->num_splits > 0) {
         out->split_blocks = 1;
         wanted = p->num_splits;
     } else if (p->batch_invariant) {
         out->split_blocks = ceil_div(INVARIANT_SPLIT_KEYS, out->tile.block_keys);
-        wanted = out->kernel.rows ? key_blocks : 1;
+        wanted = out->kernel.rows == 1 ? key_blocks : 1;
     } else {
         wanted = least(wanted, MOST_CHOSEN_SPLITS);
     }
@@ -209,7 +226,7 @@ tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda
     choose_splits(out, p, gpu);
     status = need_counts(out, p);
     if (status) return status;
-    out->tiles = p->batch * out->tile_heads * out->row_blocks;
+    out->tiles = count_tiles(out, p);
     out->blocks = out->tiles * out->splits;
     if (out->kernel.family == 90) out->blocks = least(out->blocks, gpu->multiprocessors);
     out->section = out->blocks > 0 ? choose_section(out, p, gpu) : 1;

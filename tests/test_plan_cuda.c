@@ -72,7 +72,8 @@ static void run_turing(void) {
     cuda_plan plan = plan_of(&a, &turing);
     EXPECT(plan.kernel.family == 75 && plan.kernel.shared_memory == 64, "the kernels of Turing");
     EXPECT(plan.tile.shared_bytes <= 64 * 1024, "%d bytes", (int)plan.tile.shared_bytes);
-    EXPECT(plan_of(&a, &h200).kernel.family == 80, "of Ampere and later");
+    EXPECT(plan_of(&a, &small).kernel.family == 80, "of Ampere and later");
+    EXPECT(plan_of(&a, &h200).kernel.family == 90, "of Hopper");
     cuda_gpu forced = h200;
     forced.family = 75;
     forced.shared_bytes = turing.shared_bytes;
