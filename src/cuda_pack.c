@@ -73,6 +73,19 @@ static tallow_status add(const spec *s, const cuda_gpu *gpu, const char *pack, c
     return status;
 }
 
+/* With wgmma also the kernels of other tiles: how many multiprocessors there are chooses among them,
+ * and how long the sequences of a call are. */
+static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char *pack, counts *n) {
+    spec other = *s;
+    tallow_status status = add(s, gpu, pack, n);
+    for (int i = 0; i < 3 && s->family == 90 && !status; i++) {
+        other.rows = i == 1 ? 2 : 0;
+        other.keys = i == 2;
+        if (tallow_spec_check(&other) == TALLOW_OK) status = add(&other, gpu, pack, n);
+    }
+    return status;
+}
+
 tallow_status tallow_cuda_pack(const problem *p, const char *arch, char *text, size_t text_size) {
     static const spec rows_program = {0};
     char key[SPEC_KEY];
@@ -83,7 +96,7 @@ tallow_status tallow_cuda_pack(const problem *p, const char *arch, char *text, s
     if (!status) status = tallow_cuda_plan_make(&plan, p, &gpu);
     if (status) return status;
     const spec *forward = plan.blocks > 0 ? &plan.kernel : &rows_program;
-    if (p->pack) status = add(forward, &gpu, p->pack, &n);
+    if (p->pack) status = add_forward(forward, &gpu, p->pack, &n);
     if (p->pack && !status) status = add(&rows_program, &gpu, p->pack, &n);
     if (status) return status;
     tallow_spec_key(forward, key);
