@@ -52,4 +52,8 @@ class Tallow:
 
 
 def get_peers():
-    return [Tallow("tallow", "default"), Tallow("tallow_high", "high", accuracy_only=True)]
+    return [
+        Tallow("tallow", "default"),
+        Tallow("tallow_fast", "fast"),
+        Tallow("tallow_high", "high", accuracy_only=True),
+    ]

@@ -10,8 +10,8 @@
  *   q        the tile's queries; from the copier to the warpgroups
  *   k, v     blocks of keys and values; the same. V of a block comes after K of the block before it
  *
- * A slot's barrier `full` takes one arrival, and the bytes of its copies; `empty` takes one from each
- * computing warp, for tiles also from the copier. Roles wait for nothing else of each other:
+ * A slot's barrier `full` takes one arrival, and the bytes of its copies, or for tiles one from each
+ * lane; `empty` takes one from each computing warp, for tiles also from the copier. Roles wait for nothing else of each other:
  * warpgroups run apart, and skip blocks that only rows of others see.
  *
  * While a warpgroup turns S of one block into weights, tensor cores multiply the weights of the block
@@ -123,27 +123,28 @@ INLINE bool has_rows_behind(const forward_args &a, const work &w) {
     return spec::paged || w.seq.k_start + w.seq.seqlen_k < a.sequences.rows_k;
 }
 
-/* Of the tile's blocks those that a warpgroup's rows see, at least one. */
-INLINE void fill_group(tile_slot &slot, const forward_args &a, int group) {
-    const work &w = slot.w;
-    rows_seen &own = slot.group[group];
-    const int first = group * 64, rows = clamp(w.rows - first, 1, 64);
-    own.sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
-    own.sees.blocks.begin = clamp(own.sees.blocks.begin, w.blocks.begin, w.blocks.end - 1);
-    own.sees.blocks.end = clamp(own.sees.blocks.end, own.sees.blocks.begin + 1, w.blocks.end);
-    own.mend = has_rows_behind(a, w);
-}
-
+/* What the rows see is worked out side by side: by a lane for each warpgroup, and by one for the
+ * whole tile. Of the tile's blocks a warpgroup has at least one, and the tile of all. */
 INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
-    work &w = slot.w;
-    enter_work(w, a, at, tile::block_rows, tile::block_keys);
-    find_keys(w, a);
-    if (w.blocks.begin == w.blocks.end) { /* hidden from all rows */
-        w.blocks.begin = 0;
-        w.blocks.end = 1;
+    const int group = lane_id(), groups = tile::row_warps / 4;
+    work w;
+    enter_rows(w, a, at, tile::block_rows);
+    const int first = group < groups ? group * 64 : 0;
+    const int rows = group < groups ? clamp(w.rows - first, 1, 64) : w.rows;
+    const view sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
+    w.blocks.begin = __shfl_sync(~0u, sees.blocks.begin, groups);
+    w.blocks.end = most(__shfl_sync(~0u, sees.blocks.end, groups), w.blocks.begin + 1);
+    w.clean = sees.clean;
+    if (group < groups) {
+        rows_seen &own = slot.group[group];
+        own.sees.blocks.begin = clamp(sees.blocks.begin, w.blocks.begin, w.blocks.end - 1);
+        own.sees.blocks.end = clamp(sees.blocks.end, own.sees.blocks.begin + 1, w.blocks.end);
+        own.sees.clean = sees.clean;
+        own.mend = has_rows_behind(a, w);
+    } else if (group == groups) {
+        find_keys(w, a);
+        slot.w = w;
     }
-    _Pragma("unroll 1") for (int group = 0; group < tile::row_warps / 4; group++)
-        fill_group(slot, a, group);
 }
 
 /* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others, a
@@ -164,18 +165,15 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
         const bool found = !again && idle == 0 && find_tile(at, finder, t, round++);
         __syncwarp();
         idle = again || found ? 0 : idle + 1;
-        if (lane_id() == 0) { /* all of it by the one who arrives */
-            slot.redo = 0;
-            if (again) {
-                slot.w.careful = true;
-                for (rows_seen &own : slot.group) own.mend = true;
-            } else if (found) {
-                fill_slot(slot, t.forward, at);
-            } else {
-                slot.w.rows = idle <= layout::tile_slots ? NO_TILE : NO_MORE_TILES;
-            }
-            arrive(tiles.full());
+        if (found) {
+            fill_slot(slot, t.forward, at);
+        } else if (lane_id() == 0) {
+            slot.w.careful = again;
+            for (rows_seen &own : slot.group) own.mend = true;
+            if (!again) slot.w.rows = idle <= layout::tile_slots ? NO_TILE : NO_MORE_TILES;
         }
+        if (lane_id() == 0) slot.redo = 0;
+        arrive(tiles.full()); /* all lanes: each for what it has written */
         tiles.next();
     }
 }
@@ -550,7 +548,7 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
                 init_barrier(memory + at + (slots + i) * 8, releases);
             }
         };
-        init(layout::tile_barriers, layout::tile_slots, 1, consumer_warps + 1);
+        init(layout::tile_barriers, layout::tile_slots, 32, consumer_warps + 1);
         init_barrier(memory + layout::need_barrier, 1);
         init(layout::q_barriers, tile::q_slots, 1, consumer_warps);
         init(layout::k_barriers, layout::stages, 1, consumer_warps);

@@ -110,8 +110,8 @@ static tallow_status forward(const run *r, const cuda_gpu *gpu) {
     if (plan->blocks == 0) return TALLOW_OK;
     if (plan->kernel.family == 90) return forward_by_maps(r);
     tallow_cuda_forward_args(&args, r->p, plan);
-    tallow_status status = tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(plan),
-                                              r->p->stream, &args);
+    tallow_status status =
+        tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(plan), r->p->stream, &args);
     if (status || plan->splits == 1) return status;
     return tallow_cuda_launch(r->rows[ENTRY_COMBINE], rows, r->p->stream, &args);
 }

@@ -73,8 +73,8 @@ static tallow_status add(const spec *s, const cuda_gpu *gpu, const char *pack, c
     return status;
 }
 
-/* With wgmma also the kernels of other tiles: how many multiprocessors there are chooses among them,
- * and how long the sequences of a call are. */
+/* With wgmma also the kernels of other tiles: how many multiprocessors there are chooses among
+ * them, and how long the sequences of a call are. */
 static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char *pack, counts *n) {
     spec other = *s;
     tallow_status status = add(s, gpu, pack, n);

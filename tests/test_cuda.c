@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "case_cuda.h"
+#include "convert.h"
 #include "cuda_driver.h"
 #include "expect.h"
 
@@ -239,6 +240,50 @@ static void run_merge(void) {
            farthest(lse[2], lse_expected, ROWS));
 }
 
+/* ---- packed ---- */
+
+/* More sequences than a warp has lanes, some of them empty: the same numbers as on the CPU. */
+static void run_many_sequences(void) {
+    enum { BATCH = 70, HEADS = 4, HEADS_KV = 2, DIM = 64 };
+    int32_t starts[BATCH + 1] = {0};
+    for (int b = 0; b < BATCH; b++)
+        starts[b + 1] = starts[b] + (b * 37 % 150 < 20 ? 0 : b * 37 % 150);
+    const int rows = starts[BATCH], n = rows * HEADS * DIM, n_kv = rows * HEADS_KV * DIM;
+    float *host = malloc((size_t)n * sizeof *host),
+          *expected = malloc((size_t)n * sizeof *expected);
+    uint16_t *half = malloc((size_t)n * sizeof *half);
+    if (!host || !expected || !half) abort();
+    fill(host, n, 11);
+    for (int i = 0; i < n; i++) half[i] = tallow_f32_to_f16(host[i]);
+    const tallow_tensor q = {.data = half, .shape = {rows, HEADS, DIM}, .dtype = TALLOW_F16};
+    const tallow_tensor k = {.data = half, .shape = {rows, HEADS_KV, DIM}, .dtype = TALLOW_F16};
+    const tallow_tensor cu = {.data = starts, .shape = {BATCH + 1}, .dtype = TALLOW_I32};
+    tallow_attention_params p = {
+        .q = q,
+        .k = k,
+        .v = k,
+        .cu_seqlens_q = cu,
+        .cu_seqlens_k = cu,
+        .out = {.data = expected, .shape = {rows, HEADS, DIM}, .dtype = TALLOW_F32},
+        .max_seqlen_q = 150,
+        .max_seqlen_k = 150,
+        .mask = TALLOW_MASK_CAUSAL};
+    EXPECT(!tallow_attention(&p, sizeof p), "%s", tallow_last_error());
+    p.q.data = device_copy(half, (size_t)n * sizeof *half);
+    p.k.data = p.v.data = device_copy(half, (size_t)n_kv * sizeof *half);
+    p.cu_seqlens_q.data = p.cu_seqlens_k.data = device_copy(starts, sizeof starts);
+    p.out.data = device_copy(host, (size_t)n * sizeof *host);
+    p.device = TALLOW_DEVICE_CUDA;
+    EXPECT(!tallow_attention_workspace(&p, sizeof p, &p.workspace_size), "%s", tallow_last_error());
+    if (p.workspace_size) p.workspace = device_copy(host, p.workspace_size);
+    EXPECT(!tallow_attention(&p, sizeof p), "%s", tallow_last_error());
+    gpu.download(gpu.context, host, p.out.data, (size_t)n * sizeof *host);
+    EXPECT(farthest(host, expected, n) < 2e-3, "packed: off by %g", farthest(host, expected, n));
+    free(host);
+    free(expected);
+    free(half);
+}
+
 /* ---- capture ---- */
 
 static void entry(const char *name, void *pointer) {
@@ -379,6 +424,7 @@ int main(int argc, char **argv) {
         run_rotary(1024, TALLOW_PAIRING_INTERLEAVED, true);
         run_rotary(1000, TALLOW_PAIRING_HALF, false);
         run_merge();
+        run_many_sequences();
         run_capture();
         run_threads();
         run_refusals();
