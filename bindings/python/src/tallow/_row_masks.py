@@ -122,44 +122,21 @@ def _runs_of(
 
 
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rows: Tensor,
-    scale: float,
-    softcap: float = 0.0,
-    sinks: Tensor | None = None,
-    dropout_p: float = 0.0,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
     """q (batch, seqlen_q, heads, head_dim) over k, v (batch, seqlen_k, heads_kv, ...), each row
-    over its interval. What `runs` found is kept on the tensor, for the layers that share it."""
+    over its interval; options of ops.attend. What `runs` found is kept on the tensor, for the
+    layers that share it. Returns out and lse (batch, heads, seqlen_q)."""
     batch, found = getattr(rows, "tallow_runs", (None, []))
     if batch != q.shape[0]:
         found = runs(rows.expand(q.shape[0], -1, -1, -1))
         rows.tallow_runs = (q.shape[0], found)
-    q, k, v = map(ops.padded, (q, k, v))
-    packed, out = q.flatten(0, 1), None
-    for r in found:
-        part, _ = ops.attention_op(
-            packed,
-            k,
-            v,
-            r.cu_seqlens_q,
-            None,
-            r.longest,
-            0,
-            None,
-            r.keys,
-            None,
-            sinks,
-            scale,
-            r.left,
-            r.right,
-            softcap,
-            dropout_p,
-            ops.new_rng(dropout_p),
-        )
-        out = part if out is None else out + part
-    if out is None:
-        out = packed.new_zeros((*packed.shape[:-1], v.shape[-1]))
-    return out.unflatten(0, q.shape[:2])
+    packed = q.flatten(0, 1)
+    out = packed.new_zeros((*packed.shape[:-1], v.shape[-1]))
+    lse = q.new_full((q.shape[2], packed.shape[0]), -torch.inf, dtype=torch.float32)
+    for i, r in enumerate(found):
+        part, part_lse = ops.attend(
+            packed, k, v, cu_seqlens_q=r.cu_seqlens_q, max_seqlen_q=r.longest, keys=r.keys,
+            left=r.left, right=r.right, **options)  # fmt: skip
+        out, lse = (part, part_lse) if i == 0 else (out + part, torch.maximum(lse, part_lse))
+    return out.unflatten(0, q.shape[:2]), lse.unflatten(1, q.shape[:2]).transpose(0, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -129,20 +129,20 @@ def attention_op(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cu_seqlens_q: Optional[Tensor],
-    cu_seqlens_k: Optional[Tensor],
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    block_table: Optional[Tensor],
-    keys: Optional[Tensor],
-    alibi_slopes: Optional[Tensor],
-    sinks: Optional[Tensor],
-    softmax_scale: float,
-    left: int,
-    right: int,
-    softcap: float,
-    dropout_p: float,
-    rng: Optional[Tensor],
+    cu_seqlens_q: Optional[Tensor] = None,
+    cu_seqlens_k: Optional[Tensor] = None,
+    max_seqlen_q: int = 0,
+    max_seqlen_k: int = 0,
+    block_table: Optional[Tensor] = None,
+    keys: Optional[Tensor] = None,
+    alibi_slopes: Optional[Tensor] = None,
+    sinks: Optional[Tensor] = None,
+    softmax_scale: float = 1.0,
+    left: int = -1,
+    right: int = -1,
+    softcap: float = 0.0,
+    dropout_p: float = 0.0,
+    rng: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """out and lse. left, right: -1 is unlimited. rng: i64 (2) in host memory, seed and offset.
     keys: i32 (3, batch), the row of a dense k and v that each sequence reads, its first key and
@@ -176,13 +176,23 @@ def attention_op(
 
 
 @attention_op.register_fake
-def _(q, k, v, cu_seqlens_q, *rest):  # type: ignore[no-untyped-def]
+def _(q, k, v, cu_seqlens_q=None, *rest):  # type: ignore[no-untyped-def]
     rows = (
         (q.shape[1], q.shape[0])
         if cu_seqlens_q is not None
         else (q.shape[0], q.shape[2], q.shape[1])
     )
     return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(rows, dtype=torch.float32)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float = 0.0, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """attention_op for any head_dim and any strides, with dropout by torch's seed."""
+    out, lse = attention_op(
+        *map(padded, (q, k, v)), dropout_p=dropout_p, rng=new_rng(dropout_p), **options
+    )
+    return out[..., : v.shape[-1]], lse
 
 
 @torch.library.custom_op("tallow::attention_backward", mutates_args=())

@@ -83,21 +83,8 @@ def _attention(
     q, k, v = map(ops.padded, (q, k, v))
     rng = ops.new_rng(dropout_p)
     out, lse = ops.attention_op(
-        q,
-        k,
-        v,
-        *starts,
-        *lengths,
-        block_table,
-        None,
-        alibi_slopes,
-        None,
-        scale,
-        *sides,
-        softcap,
-        dropout_p,
-        rng,
-    )
+        q, k, v, *starts, *lengths, block_table, None, alibi_slopes, None, scale, *sides, softcap,
+        dropout_p, rng)  # fmt: skip
     out = out[..., :head_dim_v]
     if not return_attn_probs:
         return out

@@ -1,14 +1,20 @@
-"""PyTorch's scaled_dot_product_attention, computed by Tallow while a context is open:
+"""PyTorch's scaled_dot_product_attention, computed by Tallow: while a context is open,
 
 with tallow.sdpa.replaced():
     model(...)
+
+or, where torch.nn.attention has a registry of flash attentions (PyTorch 2.11), from then on
+wherever PyTorch chooses its flash backend, and in torch.nn.attention.varlen.varlen_attn:
+
+tallow.sdpa.register()
+torch.nn.attention.activate_flash_attention_impl("tallow")
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -19,35 +25,31 @@ from . import _torch_ops as ops
 # ruff: noqa: UP045 - as torch writes them
 
 
-def _dense(
-    q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float, dropout_p: float
-) -> Tensor:
-    """torch's causal mask is aligned to the top left: query i sees keys j <= i."""
-    seqlen_q, seqlen_k = q.shape[1], k.shape[1]
-    right = -1
-    if is_causal:
-        k, v = k[:, :seqlen_q], v[:, :seqlen_q]
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor],
+    dropout_p: float,
+    is_causal: bool,
+    scale: Optional[float],
+) -> tuple[Tensor, Tensor]:
+    """Arrays of four dimensions, heads second, and a mask (batch or 1, heads or 1, seqlen_q or 1,
+    seqlen_k or 1). Returns out, and lse (batch, heads, seqlen_q)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    options: dict[str, Any] = {"softmax_scale": scale, "dropout_p": dropout_p}
+    if mask is not None:
+        rows = mask.expand(*mask.shape[:-2], q.shape[1], k.shape[1])
+        found = _row_masks.intervals(_row_masks.visible_part(rows))
+        out, lse = _row_masks.attend(q, k, v, found, **options)
+    elif is_causal:  # aligned to the top left: query i sees keys j <= i
+        seqlen_q, seqlen_k = q.shape[1], k.shape[1]
         right = max(seqlen_q - seqlen_k, 0)
-    out, _ = ops.attention_op(
-        q,
-        k,
-        v,
-        None,
-        None,
-        0,
-        0,
-        None,
-        None,
-        None,
-        None,
-        scale,
-        -1,
-        right,
-        0.0,
-        dropout_p,
-        ops.new_rng(dropout_p),
-    )
-    return out
+        out, lse = ops.attend(q, k[:, :seqlen_q], v[:, :seqlen_q], right=right, **options)
+    else:
+        out, lse = ops.attend(q, k, v, **options)
+    return out.transpose(1, 2), lse
 
 
 def scaled_dot_product_attention(
@@ -79,23 +81,13 @@ def scaled_dot_product_attention(
         )
     outer = query.shape[:-3]
     q, k, v = (
-        x.reshape(-1, *((1,) * (3 - x.dim()) + x.shape)[-3:]).transpose(1, 2)
-        for x in (query, key, value)
+        x.reshape(-1, *((1,) * (3 - x.dim()) + x.shape)[-3:]) for x in (query, key, value)
     )
-    head_dim_v = v.shape[-1]
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = map(ops.padded, (q, k, v))
-    if attn_mask is None:
-        out = _dense(q, k, v, is_causal, scale, dropout_p)
-    else:
-        if attn_mask.dim() > 3:
-            heads = attn_mask.shape[-3]
-            attn_mask = attn_mask.expand(*outer, heads, *attn_mask.shape[-2:]).flatten(0, -4)
-        rows = attn_mask.expand(*attn_mask.shape[:-2], q.shape[1], k.shape[1])
-        visible = _row_masks.visible_part(rows)
-        out = _row_masks.attend(q, k, v, _row_masks.intervals(visible), scale, dropout_p=dropout_p)
-    out = out[..., :head_dim_v].transpose(1, 2)
-    return out.reshape(*query.shape[:-1], head_dim_v)
+    if attn_mask is not None and attn_mask.dim() > 3:
+        heads = attn_mask.shape[-3]
+        attn_mask = attn_mask.expand(*outer, heads, *attn_mask.shape[-2:]).flatten(0, -4)
+    out, _ = _attend(q, k, v, attn_mask, dropout_p, is_causal, scale)
+    return out.reshape(*query.shape[:-1], value.shape[-1])
 
 
 @contextlib.contextmanager
@@ -109,3 +101,19 @@ def replaced() -> Iterator[None]:
         yield
     finally:
         functional.scaled_dot_product_attention = before
+
+
+def register() -> None:
+    """Makes "tallow" known to torch.nn.attention.activate_flash_attention_impl, which puts Tallow
+    in place of PyTorch's flash attention, on CUDA and on the CPU, with gradients, until
+    torch.nn.attention.restore_flash_attention_impl. Raises RuntimeError where PyTorch is too old."""
+    if not hasattr(torch.nn.attention, "restore_flash_attention_impl"):
+        raise RuntimeError(
+            f"PyTorch {torch.__version__} has no registry of flash attentions: needs 2.11 or "
+            "later; tallow.sdpa.replaced() works with any"
+        )
+    from . import _sdpa_operators
+
+    torch.nn.attention.register_flash_attention_impl(
+        "tallow", register_fn=_sdpa_operators.Override
+    )

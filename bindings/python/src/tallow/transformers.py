@@ -62,39 +62,6 @@ def attention_mask(
     return torch.cat(blocks, 2)
 
 
-def _packed(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kwargs: dict[str, Any],
-    causal: bool,
-    window: int,
-    options: dict[str, Any],
-) -> Tensor:
-    """Sequences side by side in a batch of one, as cu_seq_lens_q and cu_seq_lens_k say."""
-    starts = [kwargs[name].to(torch.int32) for name in ("cu_seq_lens_q", "cu_seq_lens_k")]
-    longest = [int(kwargs.get(name) or 0) for name in ("max_length_q", "max_length_k")]
-    q, k, v = (ops.padded(x).flatten(0, 1) for x in (q, k, v))
-    out, _ = ops.attention_op(
-        q,
-        k,
-        v,
-        *starts,
-        *longest,
-        None,
-        None,
-        None,
-        options["sinks"],
-        options["scale"],
-        window,
-        0 if causal else -1,
-        options["softcap"],
-        options["dropout_p"],
-        ops.new_rng(options["dropout_p"]),
-    )
-    return out[None]
-
-
 def attention_forward(
     module: torch.nn.Module,
     query: Tensor,
@@ -117,7 +84,7 @@ def attention_forward(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     options: dict[str, Any] = {
-        "scale": query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        "softmax_scale": query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         "softcap": softcap or 0.0,
         "sinks": s_aux.float() if s_aux is not None else None,
         "dropout_p": dropout,
@@ -126,28 +93,15 @@ def attention_forward(
         rows = attention_mask
         if rows.dtype != torch.int32:
             rows = _row_masks.intervals(_row_masks.visible_part(rows[..., : k.shape[1]]))
-        return _row_masks.attend(q, k, v, rows, **options)[..., : v.shape[-1]], None
-    window = sliding_window - 1 if sliding_window and causal else -1
-    if kwargs.get("cu_seq_lens_q") is not None:
-        return _packed(q, k, v, kwargs, causal, window, options)[..., : v.shape[-1]], None
-    out, _ = ops.attention_op(
-        *map(ops.padded, (q, k, v)),
-        None,
-        None,
-        0,
-        0,
-        None,
-        None,
-        None,
-        options["sinks"],
-        options["scale"],
-        window,
-        0 if causal else -1,
-        options["softcap"],
-        dropout,
-        ops.new_rng(dropout),
-    )
-    return out[..., : v.shape[-1]], None
+        return _row_masks.attend(q, k, v, rows, **options)[0], None
+    options["left"] = sliding_window - 1 if sliding_window and causal else -1
+    options["right"] = 0 if causal else -1
+    if kwargs.get("cu_seq_lens_q") is None:
+        return ops.attend(q, k, v, **options)[0], None
+    for side in "qk":  # sequences side by side in a batch of one
+        options[f"cu_seqlens_{side}"] = kwargs[f"cu_seq_lens_{side}"].to(torch.int32)
+        options[f"max_seqlen_{side}"] = int(kwargs.get(f"max_length_{side}") or 0)
+    return ops.attend(*(x.flatten(0, 1) for x in (q, k, v)), **options)[0][None], None
 
 
 AttentionInterface.register("tallow", attention_forward)
