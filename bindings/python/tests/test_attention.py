@@ -387,3 +387,23 @@ def test_rotary_tables_offset_and_packed(rng):
         wanted = rotate(x[rows], offset[b] + np.arange(starts[b + 1] - starts[b]))
         assert_close(out[rows], wanted, 1e-6)
         assert_close(from_tables[rows], wanted, 1e-6)
+
+
+def test_compile_makes_a_pack(tmp_path):
+    """From arrays in host memory, without a GPU; what is in the pack is not compiled again."""
+    q, k = np.zeros((1, 64, 4, 64), np.float16), np.zeros((1, 64, 2, 64), np.float16)
+    pack = tmp_path / "model.pack"
+    with pytest.raises(ValueError, match="arch = sm_10: must be sm_75, sm_80"):
+        tallow.compile(q, k, k, arch="sm_10", pack=pack)
+    with pytest.raises(TypeError, match="arch: int; must be a str"):
+        tallow.compile(q, k, k, arch=80, pack=pack)
+    with pytest.raises(TypeError, match="pack: int; must be a path"):
+        tallow.compile(q, k, k, arch="sm_80", pack=5)
+    if "none" in tallow.system()["nvrtc"]:
+        pytest.skip("no NVRTC")
+    first = tallow.compile(q, k, k, causal=True, arch="sm_80", pack=pack)
+    assert first["arch"] == "sm_80" and "head_dim=64" in first["kernel"]
+    assert int(first["compiled"]) > 0 and pack.stat().st_size > 1000
+    assert tallow.compile(q, k, k, causal=True, arch="sm_80", pack=pack)["compiled"] == "0"
+    with pytest.raises(ValueError, match="pack = .*: must be null on the CPU"):
+        tallow.attention(q, k, k, pack=pack)

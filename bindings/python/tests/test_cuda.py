@@ -109,7 +109,15 @@ def test_own_stream(normal):
     assert torch.equal(out, wanted)
 
 
-def test_model():
+@pytest.mark.parametrize(
+    "model, reference, bands",
+    [
+        ("tiny", "eager", "0,200,2000"),
+        ("qwen2.5-vl-3b", "eager", "0,1000,4000"),
+        ("qwen2.5-vl-3b", "sdpa", "4000,25000"),  # f32 scores of eager would fill the memory
+    ],
+)
+def test_model(model, reference, bands):
     """bf16 with Tallow is as near the f32 reference as with sdpa; stages name no culprit."""
     for name in ("transformers", "tqdm", "matplotlib"):
         pytest.importorskip(name)
@@ -117,9 +125,63 @@ def test_model():
 
     found = {}
     for attention in ("tallow", "sdpa"):
-        arguments = ["--attn", attention, "--bands", "0,200,2000", "--device", "cuda", "--quiet"]
+        arguments = ["--model", model, "--attn", attention, "--reference", reference,
+                     "--bands", bands, "--device", "cuda", "--quiet"]  # fmt: skip
         found[attention] = divergence.measure(divergence.parse(arguments))
     for ours, theirs in zip(found["tallow"]["bands"], found["sdpa"]["bands"]):
         mean = ours["variants"]["tallow"]["mean"]
-        assert mean >= 0.9995 and 1 - mean <= 1.1 * (1 - theirs["variants"]["sdpa"]["mean"])
-    assert found["tallow"]["guilty_stage"] == "none"
+        assert mean >= 0.9995 or ours["from"] >= 4000
+        assert 1 - mean <= 1.1 * (1 - theirs["variants"]["sdpa"]["mean"])
+    assert model != "tiny" or found["tallow"]["guilty_stage"] == "none"
+
+
+def test_generation(capsys):
+    """The layers of Qwen2.5-3B, of which four are enough for errors to reach the tokens and few
+    enough for bf16's own noise to leave them alone; weights that give scores a spread of about 5,
+    so that attention decides."""
+    pytest.importorskip("transformers")
+    import generation
+
+    import tallow.transformers  # noqa: F401
+
+    model = generation.build(
+        "cuda", torch.bfloat16, hidden_size=2048, intermediate_size=11008, num_hidden_layers=4,
+        num_attention_heads=16, num_key_value_heads=2, vocab_size=151936,
+        initializer_range=0.015)  # fmt: skip
+    same, report = generation.compare(model, "tallow", seeds=40)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert same >= 0.95 * 40
+
+
+def test_sdpa_registry(normal):
+    """Tallow where PyTorch chooses its flash backend, dense and packed, with gradients."""
+    if not hasattr(torch.nn.attention, "restore_flash_attention_impl"):
+        pytest.skip("no registry of flash attentions")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.varlen import varlen_attn
+
+    from tallow import sdpa
+
+    q, k, v = (normal(2, 4, 40, 64).cuda().requires_grad_() for _ in range(3))
+    starts = torch.tensor([0, 11, 80], dtype=torch.int32, device="cuda")
+
+    def results():
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        rows = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        packed = varlen_attn(*rows, starts, starts, 69, 69, window_size=(-1, 0))
+        loss = out.float().square().sum() + packed.float().square().sum()
+        return out, packed, *torch.autograd.grad(loss, (q, k, v))
+
+    wanted = results()
+    sdpa.register()
+    torch.nn.attention.activate_flash_attention_impl("tallow")
+    try:
+        found = results()
+    finally:
+        torch.nn.attention.restore_flash_attention_impl()
+    for a, b in zip(found, wanted):
+        atol = 2 * b.abs().max().item() * CLOSE[a.dtype]
+        torch.testing.assert_close(a, b, rtol=0, atol=atol)
+    assert all(torch.equal(a, b) for a, b in zip(results()[:2], wanted))

@@ -20,7 +20,7 @@ def test_plot(tmp_path, capsys):
     matplotlib = pytest.importorskip("matplotlib")
     from tallow import plot
 
-    (tmp_path / "bands.json").write_text(json.dumps({"bands": BANDS}))
+    (tmp_path / "bands.json").write_text(json.dumps({"gpu": "some", "result": {"bands": BANDS}}))
     lines = [{"cpu": "some", "cores": 2}, *CALLS]
     (tmp_path / "calls.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "pictures"
@@ -51,6 +51,37 @@ def test_plotted_lines_are_the_numbers():
     assert [round(y, 6) for y in axes.lines[0].get_ydata()] == [0.01, 0.1]
     bars = plot.bench("b", CALLS).axes[0].patches
     assert [bar.get_width() for bar in bars] == [120.0, 3.0]
+
+
+def test_runs_beside_other_libraries(tmp_path, capsys):
+    """A panel for every mask, ours first, operations as a causal square has them; decode in GB/s."""
+    pytest.importorskip("matplotlib")
+    from tallow import plot
+
+    sizes = {"kind": "prefill", "B": 2, "H": 4, "HK": 4, "D": 64}
+    cells = [
+        sizes | {"Sq": s, "Sk": s, "causal": causal, "median_us": {"other": 10.0, "tallow": 5.0}}
+        for s in (2048, 512)
+        for causal in (False, True)
+    ]
+    one, other = plot.peers("name", "prefill", cells).axes
+    assert [line.get_label() for line in one.lines] == ["Tallow", "other"]
+    assert "causal" in one.get_title() and "no mask" in other.get_title()
+    assert one.lines[0].get_xdata().tolist() == [512, 2048]
+    operations = 2 * 2 * 64 * 2 * 4 * 2048**2
+    assert other.lines[1].get_ydata()[1] == pytest.approx(operations / 10e-6 / 1e12)
+    assert one.lines[0].get_ydata()[1] == pytest.approx(operations / 2 / 5e-6 / 1e12)
+    decode = sizes | {"kind": "decode", "HK": 1, "Sq": 1, "Sk": 4096, "causal": False,
+                      "median_us": {"tallow": 2.0}}  # fmt: skip
+    (panel,) = plot.peers("name", "decode", [*cells, decode]).axes
+    read = 2 * 2 * 2 * 4096 * 64  # bytes a number, K and V, batch
+    assert panel.lines[0].get_ydata()[0] == pytest.approx(read / 2e-6 / 1e9)
+    path = tmp_path / "peers.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"gpu": "G"}, *cells, decode])))
+    plot.main([str(path), "--out", str(tmp_path), "--format", "svg"])
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / f"peers-{kind}.svg") for kind in ("prefill", "decode")
+    ]
 
 
 @pytest.fixture
@@ -137,11 +168,11 @@ def test_texts_and_folders(divergence, tmp_path, capsys):
 
     config = transformers.Qwen2Config(**divergence.CONFIGS["tiny"])
     config.save_pretrained(tmp_path)
-    _, weights = divergence.load(str(tmp_path), torch.float32, 3)
-    assert weights == "seed 3"
+    _, weights = divergence.load(str(tmp_path), torch.float32, 3, "cpu")
+    assert weights == "seed 3 on cpu"
     model = transformers.AutoModel.from_config(config)
     model.save_pretrained(tmp_path)
-    loaded, weights = divergence.load(str(tmp_path), torch.float32, 3)
+    loaded, weights = divergence.load(str(tmp_path), torch.float32, 3, "cpu")
     assert weights == str(tmp_path)
     assert torch.equal(loaded.embed_tokens.weight, model.embed_tokens.weight)
     with pytest.raises(SystemExit):

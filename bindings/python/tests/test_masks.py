@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from tallow import _row_masks, sdpa  # noqa: E402
+from tallow import _row_masks, flash_attn, sdpa  # noqa: E402
+from tallow import _torch_ops as ops  # noqa: E402
 
 LEAST = torch.finfo(torch.float32).min
 REFERENCE = torch.nn.functional.scaled_dot_product_attention
@@ -101,6 +102,86 @@ def test_sdpa_context(normal, sq, sk):
                 assert replaced is sdpa.scaled_dot_product_attention
                 close(replaced(q, k, v, **options), wanted)
     assert torch.nn.functional.scaled_dot_product_attention is REFERENCE
+
+
+@pytest.fixture
+def registry():
+    """PyTorch's choice of a flash attention, left as it was found; the calls that Tallow got."""
+    if not hasattr(torch.nn.attention, "restore_flash_attention_impl"):
+        pytest.skip("no registry of flash attentions")
+    calls = []
+    attention = ops.attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "attention", lambda *a, **k: calls.append(a) or attention(*a, **k))
+        sdpa.register()
+        yield calls
+    if torch.nn.attention.current_flash_attention_impl():
+        torch.nn.attention.restore_flash_attention_impl()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("option", [{}, {"is_causal": True}, {"scale": 0.3},
+                                    {"attn_mask": MASKS["window"]}], ids=str)  # fmt: skip
+def test_flash_backend(normal, registry, option, compiled):
+    """activate_flash_attention_impl("tallow"), for calls that record gradients and others."""
+    q, k, v = (normal(2, 4, 8, 16).requires_grad_() for _ in range(3))
+
+    def results():
+        function = torch.nn.functional.scaled_dot_product_attention
+        out = torch.compile(function, fullgraph=True)(q, k, v, **option) if compiled else function(
+            q, k, v, **option)  # fmt: skip
+        with torch.inference_mode():
+            quick = function(q, k, v, **option)
+        return out, quick, *torch.autograd.grad(out.square().sum(), (q, k, v))
+
+    wanted = results()
+    assert not registry
+    torch.compiler.reset()
+    torch.nn.attention.activate_flash_attention_impl("tallow")
+    assert torch.nn.attention.current_flash_attention_impl() == "tallow"
+    for a, b in zip(results(), wanted):
+        close(a, b, 1e-4)
+    assert len(registry) == 2
+    torch.nn.attention.restore_flash_attention_impl()
+    torch.compiler.reset()
+    assert all(torch.equal(a, b) for a, b in zip(results(), wanted)) and len(registry) == 2
+
+
+def test_flash_operators(normal, registry):
+    """What other callers ask of PyTorch's flash operators: packed sequences with a window and their
+    gradients, grouped heads; and what they ask in vain."""
+    from torch.nn.attention import varlen
+
+    torch.nn.attention.activate_flash_attention_impl("tallow")
+    starts = torch.tensor([0, 3, 3, 9], dtype=torch.int32)
+    q, k, v = (normal(9, 2, 16).requires_grad_() for _ in range(3))
+    for window in ((-1, -1), (-1, 0), (2, 0), (1, 1)):
+        out = varlen.varlen_attn(q, k, v, starts, starts, 6, 6, window_size=window)
+        grads = torch.autograd.grad(out.square().sum(), (q, k, v))
+        wanted = flash_attn.flash_attn_varlen_func(
+            q, k, v, starts, starts, 6, 6, window_size=window)  # fmt: skip
+        close(out, wanted)
+        for a, b in zip(grads, torch.autograd.grad(wanted.square().sum(), (q, k, v))):
+            close(a, b)
+    q, k, v = normal(1, 4, 5, 16), normal(1, 2, 7, 16), normal(1, 2, 7, 16)
+    operator = torch.ops.aten._scaled_dot_product_flash_attention
+    out, lse, *_ = operator(q, k, v)
+    close(out, REFERENCE(q, k, v, enable_gqa=True))
+    assert lse.shape == (1, 4, 5)
+    with pytest.raises(ValueError, match="dropout_p = 0.5: must be 0"):
+        operator(q, k, v, 0.5)
+    with pytest.raises(ValueError, match="return_debug_mask is True"):
+        operator(q, k, v, 0.0, False, True)
+    with pytest.raises(ValueError, match="seqused_k is given"):
+        torch.ops.aten._flash_attention_forward(
+            *(x.transpose(1, 2) for x in (q, k, v)), None, None, 5, 7, 0.0, False, False,
+            seqused_k=starts)  # fmt: skip
+
+
+def test_old_versions_have_no_registry(monkeypatch):
+    monkeypatch.delattr(torch.nn.attention, "restore_flash_attention_impl", raising=False)
+    with pytest.raises(RuntimeError, match="has no registry of flash attentions: needs 2.11"):
+        sdpa.register()
 
 
 # --------------------------------------------------------------------------------------------
@@ -215,6 +296,30 @@ def test_qwen2_5_vl():
     assert not torch.allclose(wanted, logits(model, "eager", **inputs | {
         "pixel_values": torch.randn(48, 96)}), atol=1e-3)  # fmt: skip
     close(logits(model, "tallow", **inputs), wanted, 2e-4)
+
+
+def test_generation(capsys):
+    """64 tokens with a cache, padded texts. A scale that is 5 % off is found out."""
+    pytest.importorskip("transformers")
+    import generation
+    from transformers import AttentionInterface, masking_utils
+
+    from tallow.transformers import attention_forward, attention_mask
+
+    def wrong(*arguments, scaling, **options):
+        return attention_forward(*arguments, scaling=1.05 * scaling, **options)
+
+    AttentionInterface.register("wrong", wrong)
+    masking_utils.AttentionMaskInterface.register("wrong", attention_mask)
+    model = generation.build(
+        "cpu", torch.bfloat16, hidden_size=256, intermediate_size=512, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, vocab_size=1000,
+        initializer_range=0.05)  # fmt: skip
+    same, report = generation.compare(model, "tallow", seeds=20)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert same >= 0.95 * 20
+    assert generation.compare(model, "wrong", seeds=20)[0] < 0.5 * 20
 
 
 def test_training():

@@ -4,12 +4,13 @@ library's; see tallow.h."""
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from . import _arrays, _library
 from ._params import Call, give_workspace, make_call
-from ._structs import AttentionParams, MergeParams, RotaryParams
+from ._structs import CUDA, AttentionParams, MergeParams, RotaryParams
 
 Array = Any
 """numpy.ndarray, torch.Tensor, cupy.ndarray, jax.Array or any array that speaks DLPack."""
@@ -134,7 +135,7 @@ def attention(
     batch_invariant: bool = False,
     threads: int = 0,
     stream: int | None = None,
-    pack: str | None = None,
+    pack: str | os.PathLike[str] | None = None,
     workspace: Array | None = None,
     out: Array | None = None,
     lse: Array | None = None,
@@ -187,7 +188,7 @@ def attention(
     threads: CPU threads; 0: all.
     stream: a CUDA stream's handle in place of the current one; then out, lse and workspace must be
         given too.
-    pack: path of a file of compiled kernels, for GPUs without NVRTC; None on the CPU.
+    pack: path of a file that `compile` made, for GPUs without NVRTC; None on the CPU.
     workspace: contiguous uint8 on q's device; None: made when needed.
     out: q's shape with head_dim_v, q's dtype or f32. None: made, with q's dtype.
     lse: f32 (batch, heads, seqlen_q), or (heads, total_q) when q is packed: natural log of the sum
@@ -223,6 +224,26 @@ def prepare(q: Array, k: Array, v: Array, **options: Any) -> None:
     """Makes `attention` with these arguments ready: compiles and loads its kernels, runs nothing.
     After it the call may be captured into a CUDA graph."""
     _from_options(q, k, v, options).run("attention_prepare")
+
+
+def compile(
+    q: Array, k: Array, v: Array, *, arch: str, pack: str | os.PathLike[str], **options: Any
+) -> dict[str, str]:
+    """Compiles the kernels that `attention` with these arguments needs on GPUs of architecture
+    `arch` ("sm_80", "sm_90a", ...) and adds them to the file `pack`, which is made when missing;
+    calls given the same pack= then need no compiler. Needs NVRTC, but no GPU: q, k and v may be in
+    host memory. Looks at shapes, dtypes, strides and options alone. Calls that differ in dtype,
+    head dimensions, layout, precision or mask may need different kernels; those of `rotary` and
+    `merge` come with each.
+
+    Returns which kernel it is and how many were compiled, as names and values. Raises as
+    `attention` does."""
+    if not isinstance(arch, str):
+        raise TypeError(f"arch: {type(arch).__name__}; must be a str")
+    _library.find_nvrtc()
+    call = _from_options(q, k, v, options | {"pack": pack})
+    call.params.device = CUDA
+    return _library.compile_call(call.params, arch)
 
 
 def kv_cache_step(
@@ -265,7 +286,7 @@ def rotary(
     cu_seqlens: Array | None = None,
     threads: int = 0,
     stream: int | None = None,
-    pack: str | None = None,
+    pack: str | os.PathLike[str] | None = None,
     out: Array | None = None,
 ) -> Any:
     """Rotary position embedding of x, in f32 and rounded once.
@@ -299,7 +320,7 @@ def merge(
     *,
     threads: int = 0,
     stream: int | None = None,
-    pack: str | None = None,
+    pack: str | os.PathLike[str] | None = None,
     out: Array | None = None,
     lse: Array | None = None,
     return_lse: bool = False,

@@ -41,6 +41,13 @@ def _load() -> ctypes.CDLL:
         ctypes.c_char_p,
         ctypes.c_size_t,
     ]
+    library.tallow_attention_compile.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+    ]
     library.tallow_system_describe.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     library.tallow_status_name.argtypes = [ctypes.c_int]
     library.tallow_status_name.restype = ctypes.c_char_p
@@ -101,6 +108,12 @@ def _lines(text: ctypes.Array[ctypes.c_char]) -> dict[str, str]:
 def describe_call(params: _structs.AttentionParams) -> dict[str, str]:
     text = ctypes.create_string_buffer(1 << 14)
     call("attention_describe", params, text, len(text))
+    return _lines(text)
+
+
+def compile_call(params: _structs.AttentionParams, arch: str) -> dict[str, str]:
+    text = ctypes.create_string_buffer(1 << 14)
+    call("attention_compile", params, arch.encode(), text, len(text))
     return _lines(text)
 
 

@@ -79,6 +79,12 @@ def _sections(name: str, value: Any) -> tuple[int, ...]:
     return sections
 
 
+def _path(name: str, value: Any) -> bytes:
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name}: {type(value).__name__}; must be a path")
+    return os.fsencode(value)
+
+
 @functools.cache
 def _kinds(struct: type[ctypes.Structure]) -> dict[str, Any]:
     return {name: kind for name, kind, *_ in struct._fields_}
@@ -107,7 +113,7 @@ def _fill(struct: Any, values: Mapping[str, Any], views: dict[str, View], prefix
         elif name == "mrope_sections":
             getattr(struct, name)[:] = _sections(label, value)
         elif kind is ctypes.c_char_p:
-            setattr(struct, name, os.fsencode(value))
+            setattr(struct, name, _path(label, value))
         elif kind is ctypes.c_void_p:
             setattr(struct, name, operator.index(value))
         else:

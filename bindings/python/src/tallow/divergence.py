@@ -61,7 +61,7 @@ def _has_weights(folder: str) -> bool:
     return any(name.endswith((".safetensors", ".bin")) for name in os.listdir(folder))
 
 
-def load(name: str, dtype: torch.dtype, seed: int) -> tuple[Any, str]:
+def load(name: str, dtype: torch.dtype, seed: int, device: str) -> tuple[Any, str]:
     """The model and where its weights are from. A name of CONFIGS, or a folder with a config and no
     weights, gets normal weights from `seed`; anything else is transformers' to find."""
     if name not in CONFIGS and not (os.path.isdir(name) and not _has_weights(name)):
@@ -71,7 +71,9 @@ def load(name: str, dtype: torch.dtype, seed: int) -> tuple[Any, str]:
     else:
         config = transformers.AutoConfig.from_pretrained(name)
     torch.manual_seed(seed)
-    return transformers.AutoModel.from_config(config, dtype=dtype), f"seed {seed}"
+    with torch.device(device):
+        model = transformers.AutoModel.from_config(config, dtype=dtype)
+    return model, f"seed {seed} on {torch.device(device).type}"
 
 
 def _token_pool(arguments: argparse.Namespace, vocabulary: int) -> torch.Tensor:
@@ -137,7 +139,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = time.monotonic()
     dtype, reference_dtype = (getattr(torch, name) for name in
                               (arguments.dtype, arguments.reference_dtype))  # fmt: skip
-    candidate, weights = load(arguments.model, dtype, arguments.seed)
+    candidate, weights = load(
+        arguments.model, dtype, arguments.seed, arguments.device
+    )
     candidate = candidate.eval().to(arguments.device)
     reference = copy.deepcopy(candidate).to(reference_dtype)
     candidate.set_attn_implementation(arguments.attn)
