@@ -69,7 +69,7 @@ def compare(model, attention, seeds, steps=64):
     alone = sum(bool(same[seed]) for seed in range(seeds) if seed not in tied)
     lines = [
         f"{attention} generates sdpa's {steps} tokens for {int(same.sum())} of {seeds} seeds, "
-        f"for {alone} of them without a tie; ties in bf16: {len(ties.found)} of {same.numel() * steps}"
+        f"for {alone} of them without a tie; ties in bf16: {len(ties.found)} of {tokens.numel()}"
     ]
     lines += [f"  seed {seed}, token {step}: logits {top:.6g} and {other:.6g}"
               for seed, step, top, other in ties.found]  # fmt: skip

@@ -74,6 +74,8 @@ def test_torch_gradients_are_refused():
         tallow.attention(q, K, V)
     with torch.no_grad():
         assert torch.equal(tallow.attention(q, K, V), torch.from_numpy(tallow.attention(Q, K, V)))
+    with pytest.raises(ValueError, match="q is a view that is negated when read"):
+        tallow.attention(torch._neg_view(torch.from_numpy(Q)), K, V)
     with pytest.raises(ValueError, match="k: on meta"):
         tallow.attention(Q, torch.empty(2, 9, 2, 16, device="meta"), V)
 

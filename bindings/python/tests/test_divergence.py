@@ -54,7 +54,7 @@ def test_plotted_lines_are_the_numbers():
 
 
 def test_runs_beside_other_libraries(tmp_path, capsys):
-    """A panel for every mask, ours first, operations as a causal square has them; decode in GB/s."""
+    """A panel for every mask, ours first; a causal square is half the work; decode in GB/s."""
     pytest.importorskip("matplotlib")
     from tallow import plot
 

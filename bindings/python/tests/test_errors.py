@@ -27,7 +27,7 @@ CASES = [
     ({"q": np.zeros((1, 4, 2, 16), ">f4")}, TypeError, "q: dtype >f4"),
     ({"q": np.zeros((4, 2, 16), F32)}, ValueError, r"q: 3 dimensions; must be \(batch"),
     ({"q": np.zeros((1, 4, 2, 12), F32)}, ValueError, "head_dim must be a multiple of 8"),
-    ({"k": np.zeros((1, 6, 2, 16), np.float16)}, ValueError, "k.dtype"),
+    ({"k": np.zeros((1, 6, 2, 16), np.float16)}, ValueError, "k.dtype = float16: must be float32"),
     (
         {"k": np.zeros((1, 6, 3, 16), F32), "v": np.zeros((1, 6, 3, 16), F32)},
         ValueError,
@@ -46,6 +46,7 @@ CASES = [
     ({"softcap": 1e300}, ValueError, "softcap = 1e.300: must fit 32 bits"),
     ({"window": (1, 2, 3)}, ValueError, "window: 3 entries"),
     ({"window": (-2, 0)}, ValueError, "window_left = -2"),
+    ({"window": 3}, TypeError, r"window: int; must be \(left, right\)"),
     ({"window": (2.5, 0)}, TypeError, "window_left: float"),
     ({"window": (2, 5), "causal": True}, ValueError, "right must be 0 or -1"),
     ({"precision": "exact"}, ValueError, "precision = 'exact': must be one of 'default'"),

@@ -298,7 +298,7 @@ def test_qwen2_5_vl():
     close(logits(model, "tallow", **inputs), wanted, 2e-4)
 
 
-def test_generation(capsys):
+def test_tokens_in_bf16(capsys):
     """64 tokens with a cache, padded texts. A scale that is 5 % off is found out."""
     pytest.importorskip("transformers")
     import generation

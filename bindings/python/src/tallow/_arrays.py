@@ -87,6 +87,8 @@ def _torch_view(name: str, tensor: Any) -> View:
             f"{name} requires grad: must not, as this call has no backward; "
             "tallow.flash_attn has one, torch.no_grad() needs none"
         )
+    if tensor.is_neg():
+        raise ValueError(f"{name} is a view that is negated when read: must be resolve_neg() of it")
     return View(
         tensor.data_ptr(),
         tuple(tensor.shape),

@@ -61,6 +61,8 @@ def _rows_shape(
 def _mask(causal: bool, window: tuple[int, int] | None) -> dict[str, Any]:
     if window is None:
         return {"mask": "causal" if causal else "none"}
+    if not hasattr(window, "__len__"):
+        raise TypeError(f"window: {type(window).__name__}; must be (left, right)")
     if len(window) != 2:
         raise ValueError(f"window: {len(window)} entries; must be (left, right)")
     left, right = window

@@ -7,6 +7,7 @@ import functools
 import glob
 import importlib.util
 import os
+import re
 from typing import Any
 
 from . import _structs
@@ -75,10 +76,24 @@ def find_nvrtc() -> None:
 _keep: list[ctypes.CDLL] = []
 
 
+def _in_words(message: str) -> str:
+    """With dtypes by their names here, which C gives as numbers and enumerators."""
+    names = {str(number): name for name, number in _structs.DTYPES.items()}
+    names |= {
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "F32": "float32",
+        "I32": "int32",
+        "I64": "int64",
+    }
+    message = re.sub(r"(?<=dtype = )(\d)(?!\d)", lambda m: names.get(m[0], m[0]), message)
+    return re.sub(r"TALLOW_(B?F16|F32|I32|I64)\b", lambda m: names[m[1]], message)
+
+
 def _need_ok(status: int) -> None:
     if not status:
         return
-    message = _library.tallow_last_error().decode()
+    message = _in_words(_library.tallow_last_error().decode())
     if status == INVALID_ARGUMENT:
         raise ValueError(message)
     raise Error(_library.tallow_status_name(status).decode(), message)

@@ -19,6 +19,7 @@ from torch import Tensor
 from . import _torch_ops as ops
 
 
+@torch.compiler.disable  # what masks hold decides what runs
 def intervals(visible: Tensor) -> Tensor:
     """i32 (batch, 1, rows, 2) of a bool mask (batch, 1, rows, seqlen_k)."""
     seqlen_k = visible.shape[-1]
@@ -36,6 +37,7 @@ def intervals(visible: Tensor) -> Tensor:
     return torch.stack([torch.where(count > 0, first, 0), end], -1)
 
 
+@torch.compiler.disable
 def visible_part(mask: Tensor) -> Tensor:
     """Bool (batch, 1, rows, seqlen_k) of a bool mask, or of one that is added to the scores."""
     while mask.dim() < 4:
@@ -121,9 +123,8 @@ def _runs_of(
     return Runs(starts, torch.from_numpy(keys).to(rows.device), longest, left, right)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, **options: Any
-) -> tuple[Tensor, Tensor]:
+@torch.compiler.disable
+def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """q (batch, seqlen_q, heads, head_dim) over k, v (batch, seqlen_k, heads_kv, ...), each row
     over its interval; options of ops.attend. What `runs` found is kept on the tensor, for the
     layers that share it. Returns out and lse (batch, heads, seqlen_q)."""

@@ -20,9 +20,7 @@ from . import _torch_ops as ops
 
 def _refuse(dropout_p: float, return_debug_mask: bool = False) -> None:
     if dropout_p:
-        raise ValueError(
-            f"dropout_p = {dropout_p}: must be 0; tallow.sdpa.replaced() takes others"
-        )
+        raise ValueError(f"dropout_p = {dropout_p}: must be 0; tallow.sdpa.replaced() takes others")
     if return_debug_mask:
         raise ValueError("return_debug_mask is True: must be False, as tallow forms no weights")
 
@@ -56,7 +54,7 @@ def _gradients(
     """Of sdpa._attend; laid out (batch, seqlen, heads, head_dim)."""
     do, q, k, v, o = (x.transpose(1, 2) for x in (grad_out, query, key, value, out))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    batch, seqlen_q, seqlen_k = *q.shape[:2], k.shape[1]
+    batch, seqlen_q, seqlen_k = q.shape[0], q.shape[1], k.shape[1]
     if mask is None:
         extra = max(seqlen_k - seqlen_q, 0) if is_causal else 0  # keys that no query sees
         seen = (x[:, : seqlen_k - extra] for x in (k, v))
@@ -206,7 +204,7 @@ def _flash_attention_backward(
     scale: Optional[float] = None,
     window_size_left: Optional[int] = None,
     window_size_right: Optional[int] = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Any:
     _refuse(dropout_p)
     left, right = _sides(window_size_left, window_size_right, is_causal)
     scale = query.shape[-1] ** -0.5 if scale is None else scale

@@ -139,9 +139,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = time.monotonic()
     dtype, reference_dtype = (getattr(torch, name) for name in
                               (arguments.dtype, arguments.reference_dtype))  # fmt: skip
-    candidate, weights = load(
-        arguments.model, dtype, arguments.seed, arguments.device
-    )
+    candidate, weights = load(arguments.model, dtype, arguments.seed, arguments.device)
     candidate = candidate.eval().to(arguments.device)
     reference = copy.deepcopy(candidate).to(reference_dtype)
     candidate.set_attn_implementation(arguments.attn)

@@ -2,8 +2,8 @@
 
 RESULTS are files that `tallow divergence --json` or `python -m tallow.divergence --out` wrote, or
 bench/run.sh and `tallow bench --json`, a line for every call, or runs beside other libraries
-(peers-*.jsonl). Each file of calls becomes one picture, each run beside others one of prefill and one
-of decode, all files of divergence together another.
+(peers-*.jsonl). Each file of calls becomes one picture, each run beside others one of prefill and
+one of decode, all files of divergence together another.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ Cell = Mapping[str, Any]
 def _work(cell: Cell) -> float:
     """A microsecond's operations in TFLOP/s, of which a causal square has half; a decode step's
     bytes of 16-bit K and V in GB/s."""
-    size = float(cell["B"] * cell["Sk"] * cell["D"])
+    size = 4e-6 * cell["B"] * cell["Sk"] * cell["D"]
     if cell["kind"] == "decode":
-        return 2 * 2 * size * cell["HK"] * 1e-3
-    return 4 * size * cell["H"] * cell["Sq"] * 1e-6 / (2 if cell["causal"] else 1)
+        return float(size * cell["HK"] * 1e3)
+    return float(size * cell["H"] * cell["Sq"]) / (2 if cell["causal"] else 1)
 
 
 def _panel(cell: Cell) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
@@ -133,7 +133,7 @@ def _order(library: str) -> tuple[int, str]:
 
 
 def peers(name: str, kind: str, cells: Sequence[Cell]) -> Any:
-    """A panel for every head_dim, heads and mask, or batch; a line for every library, ours first."""
+    """A panel for all heads and masks, or batches; a line for every library, ours first."""
     cells = sorted((cell for cell in cells if cell["kind"] == kind), key=lambda c: int(c["Sk"]))
     libraries = sorted({library for cell in cells for library in cell["median_us"]}, key=_order)
     rows, columns = (sorted({_panel(cell)[i] for cell in cells}) for i in (0, 1))

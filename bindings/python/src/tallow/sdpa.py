@@ -80,9 +80,7 @@ def scaled_dot_product_attention(
             f"key has {key.shape[-3]} heads, query {query.shape[-3]}: enable_gqa must be True"
         )
     outer = query.shape[:-3]
-    q, k, v = (
-        x.reshape(-1, *((1,) * (3 - x.dim()) + x.shape)[-3:]) for x in (query, key, value)
-    )
+    q, k, v = (x.reshape(-1, *((1,) * (3 - x.dim()) + x.shape)[-3:]) for x in (query, key, value))
     if attn_mask is not None and attn_mask.dim() > 3:
         heads = attn_mask.shape[-3]
         attn_mask = attn_mask.expand(*outer, heads, *attn_mask.shape[-2:]).flatten(0, -4)
@@ -106,7 +104,9 @@ def replaced() -> Iterator[None]:
 def register() -> None:
     """Makes "tallow" known to torch.nn.attention.activate_flash_attention_impl, which puts Tallow
     in place of PyTorch's flash attention, on CUDA and on the CPU, with gradients, until
-    torch.nn.attention.restore_flash_attention_impl. Raises RuntimeError where PyTorch is too old."""
+    torch.nn.attention.restore_flash_attention_impl. Dropout is refused there.
+
+    Raises RuntimeError where PyTorch is too old."""
     if not hasattr(torch.nn.attention, "restore_flash_attention_impl"):
         raise RuntimeError(
             f"PyTorch {torch.__version__} has no registry of flash attentions: needs 2.11 or "
@@ -114,6 +114,4 @@ def register() -> None:
         )
     from . import _sdpa_operators
 
-    torch.nn.attention.register_flash_attention_impl(
-        "tallow", register_fn=_sdpa_operators.Override
-    )
+    torch.nn.attention.register_flash_attention_impl("tallow", register_fn=_sdpa_operators.Override)

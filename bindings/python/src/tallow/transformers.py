@@ -33,6 +33,11 @@ _REFUSED = {
 }
 
 
+@torch.compiler.disable
+def _is_whole(mask: Tensor) -> bool:
+    return bool(mask.all())
+
+
 def attention_mask(
     batch_size: int,
     q_length: int,
@@ -45,9 +50,9 @@ def attention_mask(
 ) -> Optional[Tensor]:
     """transformers' mask interface: None for a plain causal mask, else the intervals of
     tallow._row_masks, found block by block of rows."""
-    whole = attention_mask is None or bool(attention_mask.all())
     plain = mask_function is masking_utils.causal_mask_function and kv_offset == 0
-    if plain and whole and int(q_offset) + q_length == kv_length:
+    plain = plain and int(q_offset) + q_length == kv_length
+    if plain and (attention_mask is None or _is_whole(attention_mask)):
         return None
     options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     step = max(1, _ROWS_AT_ONCE // max(1, batch_size * kv_length))
