@@ -93,6 +93,23 @@ def test_jax(dtype):
         tallow.attention(q, k, v, out=out)
 
 
+def test_streams_of_other_libraries_join():
+    """A producer is told the stream that the call runs on; arrays of q's library need not be."""
+    from tallow import _arrays
+
+    told = []
+
+    class Pending(Exporter):
+        def __dlpack__(self, **given):
+            told.append(given)
+
+    other = Pending(Q)
+    _arrays.join([Q, K, other, (other, "capsule")], Q, 77)
+    _arrays.join([other], Q, 0)
+    _arrays.join([other], Pending(K), 0)
+    assert told == [{"stream": 77}, {"stream": 77}, {"stream": 1}]
+
+
 def test_cuda_arrays():
     """torch and cupy on a GPU, on a stream of their own; what is on two devices is refused."""
     torch = pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,12 +133,14 @@ def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _dlpack_view(name: str, array: Any) -> View:
-    # Ready when asked: work still pending is on the stream that the call will run on, or, for jax,
-    # which has no current stream, waited for here.
+    # Ready when asked: cupy's pending work is, as a rule, on the stream that the call will run on;
+    # jax, which has no current stream, is waited for here; others are told to make the legacy
+    # default stream wait (1), where their calls run. Other mixtures: join.
     if hasattr(array, "block_until_ready"):
         array.block_until_ready()
     pending = array.__dlpack_device__()[0] in (2, 13) and _library_of(array) != "jax"
-    capsule = array.__dlpack__(stream=-1) if pending else array.__dlpack__()
+    ready = -1 if _library_of(array) == "cupy" else 1
+    capsule = array.__dlpack__(stream=ready) if pending else array.__dlpack__()
     t = _DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
     if t.device_type not in _DL_DEVICES or t.lanes != 1:
         raise ValueError(
@@ -207,7 +209,8 @@ def empty(like: Any, shape: Sequence[int], dtype: str | None = None) -> Any:
         wanted = getattr(torch, dtype) if dtype else like.dtype
         return torch.empty(tuple(shape), dtype=wanted, device=like.device)
     if library == "cupy":
-        return sys.modules["cupy"].empty(tuple(shape), dtype or like.dtype)
+        with like.device:
+            return sys.modules["cupy"].empty(tuple(shape), dtype or like.dtype)
     if library == "jax":
         return _jax_empty(like, shape, dtype)
     if isinstance(like, np.ndarray):
@@ -233,8 +236,19 @@ def stream_of(like: Any, device: int) -> int:
     if library == "torch":
         return int(sys.modules["torch"].cuda.current_stream(like.device).cuda_stream)
     if library == "cupy":
-        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+        with like.device:
+            return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
     return 0
+
+
+def join(owners: Iterable[Any], like: Any, stream: int) -> None:
+    """Makes the call's stream wait for what is pending on arrays of other libraries than like's, as
+    DLPack has it: a producer is told the consumer's stream, 1 for the legacy default one."""
+    for owner in owners:
+        array = owner[0] if isinstance(owner, tuple) else owner
+        library = _library_of(array)
+        if library not in (_library_of(like), "jax"):  # jax was waited for
+            array.__dlpack__(stream=stream or 1)
 
 
 def finish(like: Any, device: int, device_index: int) -> None:

@@ -161,6 +161,9 @@ def make_call(params: Any, values: Mapping[str, Any], first: str, written: set[s
         _library.find_nvrtc()
     if values.get("stream") is None:
         params.stream = _arrays.stream_of(like, device)
+    if device == CUDA:
+        owners = (v.owner for v in views.values() if v.device == CUDA)
+        _arrays.join(owners, like, params.stream or 0)
     return Call(params, views, like, device, views[first].device_index)
 
 
