@@ -58,8 +58,8 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
                       [&] { copy_ahead(a, w, memory, block, false); });
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
         if (masked) mask_scores(s, memory);
-        row_values factor;
-        if (raise_maxima(factor, s, state, scale, memory)) rescale(o, factor);
+        raise_maxima(s, state, scale, memory,
+                     [&](const int i, float factor) { rescale(o, i, factor); });
         auto weigh_keys = [&](const int begin, const int end) {
             weigh(s, state, scale, begin, end);
             if (spec::scores == 1 && a.dropout_threshold > 0)
@@ -81,7 +81,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
     wait_copies<0>(); /* without a block of keys, Q may still be on its way */
     if (!w.careful) return;
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--)
-        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, block * tile::block_keys);
+        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
 extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)

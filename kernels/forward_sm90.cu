@@ -355,9 +355,10 @@ INLINE void leave_keys(place &at) {
 }
 
 /* Of a careful tile, what was taken out of V. */
-INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w) {
+INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w,
+                     uint32_t memory) {
     for (int block = at.own->sees.blocks.end - 1; block >= at.begin; block--)
-        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, block * tile::block_keys);
+        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
 /* Whether sums have left the range in which they and weights are as good as others. */
@@ -433,7 +434,8 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         if (masked) mask_scores(s, memory);
         bool raised = false;
         if (spec::maxima == 0 || opens || masked || at.exact)
-            raised = raise_maxima(factor, s, state, scale, memory);
+            raised = raise_maxima(s, state, scale, memory,
+                                  [&](const int i, float by) { factor[i] = by; });
         look_at_keys(at, memory);
         weigh(s, state, scale, 0, tile::key_parts);
         return raised;
@@ -473,7 +475,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         at.ready = __all_sync(~0u, at.k.is_full() && at.v.is_full());
         at.first = false;
         pack_weights(p, s);
-        if (raised) rescale(o, factor);
+        UNROLL for (int i = 0; i < tile::row_states && raised; i++) rescale(o, i, factor[i]);
     };
     /* the same, of the next tile beside this one */
     auto turn_to = [&](const tile_slot &following) {
@@ -516,7 +518,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         finish_products(s, o, p);
         at.v.release();
         pass_by(at, at.begin - w->blocks.begin);
-        if (w->careful) put_back(at, o, a, *w);
+        if (w->careful) put_back(at, o, a, *w, memory);
         leave_tile(at, o, state, a, *w, memory, scale);
     };
 

@@ -5,6 +5,13 @@
 
 #include "sequence.cuh"
 
+/* Ranges are rare: where much code stands, wgmma's, their loops are kept short. */
+#if SPEC_family == 90
+#define RANGE_LOOP _Pragma("unroll 1")
+#else
+#define RANGE_LOOP
+#endif
+
 struct interval {
     int begin, end;
 };
@@ -43,7 +50,7 @@ INLINE uint64_t visible_keys(const forward_args &a, int b, int seqlen_k, int pos
                              int first_key) {
     interval window = window_of(a, seqlen_k, position);
     uint64_t seen = bits_within(window.begin - first_key, window.end - first_key);
-    _Pragma("unroll 1") for (int i = 0; i < a.max_ranges; i++) {
+    RANGE_LOOP for (int i = 0; i < a.max_ranges; i++) {
         interval range = prefix_range(a, b, i), keys = cut(range, 0, seqlen_k);
         if (within(range, position))
             seen |= bits_within(keys.begin - first_key, keys.end - first_key);
@@ -56,7 +63,7 @@ INLINE uint64_t visible_keys(const forward_args &a, int b, int seqlen_k, int pos
 INLINE interval visible_interval(const forward_args &a, int b, int seqlen_k, interval positions) {
     interval keys = {window_of(a, seqlen_k, positions.begin).begin,
                      window_of(a, seqlen_k, positions.end - 1).end};
-    _Pragma("unroll 1") for (int i = 0; i < a.max_ranges; i++) {
+    RANGE_LOOP for (int i = 0; i < a.max_ranges; i++) {
         interval range = prefix_range(a, b, i), shown = cut(range, 0, seqlen_k);
         interval queries = cut(positions, range.begin, range.end);
         if (shown.begin >= shown.end || queries.begin >= queries.end) continue;

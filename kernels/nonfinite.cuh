@@ -10,7 +10,7 @@
 INLINE bool any_nonfinite(const out_block &o, const work &w) {
     float zero = 0;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        if (row_in_tile(i) >= w.rows) continue;
+        if (spec::family == 90 && row_in_tile(i) >= w.rows) continue; /* else they are zeros */
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 2; c++) zero = fmaf(o[i / 2][n][i % 2 * 2 + c], 0, zero);
     }
@@ -63,18 +63,21 @@ INLINE const char *value_row(const forward_args &a, const work &w, int key) {
 }
 
 /* Adds what was taken out of a block of keys to the rows that see it. */
-INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, int first_key) {
-    const int end = least(first_key + tile::block_keys, w.seq.seqlen_k);
-    _Pragma("unroll 1") for (int key = first_key; key < end; key++) {
-        const char *row = value_row(a, w, key);
-        bool sees[tile::row_states];
-        UNROLL for (int i = 0; i < tile::row_states; i++) sees[i] = sees_key(a, w, i, key);
+INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, uint32_t memory,
+                          int first_key) {
+    if (spec::family != 90) __syncthreads(); /* notes are all warps', not the warp's own */
+    note_visible(a, w, memory, first_key);
+    if (spec::family != 90) __syncthreads();
+    const int keys = least(tile::block_keys, w.seq.seqlen_k - first_key);
+    _Pragma("unroll 1") for (int j = 0; j < keys; j++) {
+        const char *row = value_row(a, w, first_key + j);
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
                 if (value == 0) continue;
                 UNROLL for (int i = 0; i < tile::row_states; i++)
-                    if (sees[i]) o[i / 2][n][i % 2 * 2 + c] += value;
+                    if (noted(memory, row_in_tile(i), j / 64) >> j % 64 & 1)
+                        o[i / 2][n][i % 2 * 2 + c] += value;
             }
     }
 }

@@ -58,7 +58,7 @@ INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, 
 }
 
 /* Whether all of the rows see all of the block. */
-INLINE bool is_clean(interval clean, int block) {
+INLINE bool is_clean(const interval &clean, int block) {
     return clean.begin <= block * tile::block_keys &&
            (block + 1) * tile::block_keys <= clean.end;
 }
@@ -108,12 +108,6 @@ INLINE void mask_scores(score_block &s, uint32_t memory) {
                 if (!(half[n / 4] >> (n % 4 * 8 + c) & 1))
                     s[i / 2][n][i % 2 * 2 + c] = MINUS_INFINITY;
     }
-}
-
-/* Whether row i of the thread sees one key. */
-INLINE bool sees_key(const forward_args &a, const work &w, int i, int key) {
-    const int position = position_of(a, w.seq, w.row_begin + row_in_tile(i));
-    return visible_keys(a, w.b, w.seq.seqlen_k, position, key) & 1;
 }
 
 /* ---- dropout ---- */

@@ -83,11 +83,13 @@ INLINE void clear(out_block &o) {
  * group, holds. */
 INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memory) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        float chain[2] = {MINUS_INFINITY, MINUS_INFINITY}; /* two, not to wait for each other */
+        /* one chain of maxima, or where there are registers two that need not wait for each other */
+        const int second = spec::family == 90;
+        float chain[2] = {s[i / 2][0][i % 2 * 2], s[i / 2][0][i % 2 * 2 + second]};
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 2; c++)
-                chain[c] = fmaxf(chain[c], s[i / 2][n][i % 2 * 2 + c]);
-        largest[i] = fmaxf(chain[0], chain[1]);
+                chain[c * second] = fmaxf(chain[c * second], s[i / 2][n][i % 2 * 2 + c]);
+        largest[i] = second ? fmaxf(chain[0], chain[1]) : chain[0];
     }
     if constexpr (tile::column_warps > 1) {
         UNROLL for (int i = 0; i < tile::row_states; i++) largest[i] = quad_max(largest[i]);
@@ -98,11 +100,12 @@ INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memor
     }
 }
 
-/* Raises the maxima to those of S and brings sums to them; false when none of the warp's rows had a
- * larger score, as in most blocks of keys. Then nothing is exchanged and O stays as it is, which
- * changes no bit: the factor would be 1. */
-INLINE bool raise_maxima(row_values &factor, const score_block &s, softmax_state &state,
-                         float scale, uint32_t memory) {
+/* Raises the maxima to those of S, brings sums to them, and tells of each row by which factor, so
+ * that O follows; false when none of the warp's rows had a larger score, as in most blocks of keys.
+ * Then nothing is exchanged and O stays as it is, which changes no bit: the factor would be 1. */
+template <class function>
+INLINE bool raise_maxima(const score_block &s, softmax_state &state, float scale, uint32_t memory,
+                         function tell) {
     row_values largest;
     bool raised = false;
     row_maxima(largest, s, memory);
@@ -110,21 +113,21 @@ INLINE bool raise_maxima(row_values &factor, const score_block &s, softmax_state
     if (!__any_sync(~0u, raised)) return false;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         float new_max = quad_max(fmaxf(largest[i], state.max[i]));
-        factor[i] = power_of_two(base_of(state.max[i], scale) - base_of(new_max, scale));
-        if (state.max[i] == new_max) factor[i] = 1; /* both may be -inf */
+        float factor = power_of_two(base_of(state.max[i], scale) - base_of(new_max, scale));
+        if (state.max[i] == new_max) factor = 1; /* both may be -inf */
         state.max[i] = new_max;
-        state.sum[i] *= factor[i];
+        state.sum[i] *= factor;
+        tell(i, factor);
     }
     return true;
 }
 
-/* Brings O to the new maxima. */
-INLINE void rescale(out_block &o, const row_values &factor) {
-    UNROLL for (int i = 0; i < tile::row_states; i++)
-        UNROLL for (int n = 0; n < tile::column_parts; n++) {
-            o[i / 2][n][i % 2 * 2] *= factor[i];
-            o[i / 2][n][i % 2 * 2 + 1] *= factor[i];
-        }
+/* Brings row i of O to a new maximum. */
+INLINE void rescale(out_block &o, const int i, float factor) {
+    UNROLL for (int n = 0; n < tile::column_parts; n++) {
+        o[i / 2][n][i % 2 * 2] *= factor;
+        o[i / 2][n][i % 2 * 2 + 1] *= factor;
+    }
 }
 
 /* Scores of the warp's keys [8 * begin, 8 * end) become weights. */
