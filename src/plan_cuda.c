@@ -11,9 +11,8 @@ enum {
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
-    LARGE_BLOCK_KEYS = 2048,   /* of a sequence */
-    LEAST_COUNTED_BLOCKS = 96, /* of keys, of each multiprocessor */
-    SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
+    LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
+    SECTION_TILES = 3, /* of each multiprocessor, so that a section's end leaves few idle */
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -94,16 +93,8 @@ static int64_t count_tiles(const cuda_plan *plan, const problem *p) {
     return p->batch * plan->tile_heads * plan->row_blocks;
 }
 
-/* Small tiles when there are too few; large blocks of keys for long sequences, or when bits may not
- * depend on what a batch's longest one is. */
-static void fit_wgmma(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
-    spec large = out->kernel;
-    large.keys = 1;
-    if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors)
-        out->kernel.rows = 2;
-    else if ((p->batch_invariant || p->max_seqlen_k >= LARGE_BLOCK_KEYS) &&
-             tallow_spec_check(&large) == TALLOW_OK)
-        out->kernel = large;
+static void use_small_tiles(cuda_plan *out, const problem *p) {
+    out->kernel.rows = 2;
     use_family(out, p, 90);
 }
 
@@ -111,7 +102,6 @@ static void fit_wgmma(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
 static void leave_wgmma(cuda_plan *out, const problem *p, const char *why) {
     out->why = why;
     out->kernel.rows = out->kernel.rows == 1;
-    out->kernel.keys = out->kernel.maxima = 0;
     use_family(out, p, 80);
 }
 
@@ -131,12 +121,11 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
     };
     use_family(out, p, family_of(gpu));
     if (out->kernel.family != 90) return tallow_spec_check(&out->kernel);
-    out->kernel.maxima = p->precision == TALLOW_PRECISION_FAST && p->dtype == TALLOW_BF16;
     out->why = bars_wgmma(out, p);
     if (out->why)
         leave_wgmma(out, p, out->why);
-    else
-        fit_wgmma(out, p, gpu);
+    else if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors)
+        use_small_tiles(out, p);
     return tallow_spec_check(&out->kernel);
 }
 
@@ -221,8 +210,8 @@ static void count_bytes(cuda_plan *out, const problem *p) {
 /* Tiles of different lengths, several for each thread block, are taken as blocks get to them; the
  * counter costs two microseconds, so they must be worth it. */
 static bool counts_tiles(const cuda_plan *plan, const problem *p) {
-    const bool differ = p->masked || p->q_layout == LAYOUT_PACKED || p->k_layout == LAYOUT_PACKED ||
-                        p->seqused_k.data || p->leftpad_k.data;
+    const bool differ = p->masked || p->q_layout == LAYOUT_PACKED ||
+                        p->k_layout == LAYOUT_PACKED || p->seqused_k.data || p->leftpad_k.data;
     const int64_t blocks = ceil_div(p->max_seqlen_k, plan->tile.block_keys);
     return plan->kernel.family == 90 && differ && plan->tiles > 2 * plan->blocks &&
            plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;

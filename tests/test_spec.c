@@ -52,8 +52,7 @@ static void check_tile(const spec *s, const spec_tile *t, const char *key) {
     EXPECT(t->threads >= 32 && t->threads <= 1024, "%s: %d threads", key, t->threads);
     EXPECT(t->warp_rows == 16 || t->warp_rows == 32, "%s: %d", key, t->warp_rows);
     EXPECT(power_of_two(t->column_warps) && t->slots >= 2, "%s", key);
-    EXPECT(s->rows == 0 || t->block_rows == (s->rows == 1 ? 16 : 64), "%s: %d rows", key,
-           t->block_rows);
+    EXPECT(s->rows == 0 || t->block_rows == (s->rows == 1 ? 16 : 64), "%s: %d rows", key, t->block_rows);
 }
 
 /* Every kernel, and how many there are with each value of each axis. */
@@ -89,10 +88,8 @@ static void check_turing(void) {
                   8 * (i % 32 + 1),
                   8 * (i / 32 % 32 + 1),
                   options % 2,
-                  0,
                   options / 2 % 2,
                   options / 4 % 3 + 1,
-                  0,
                   options / 12 % 2,
                   options / 24,
                   64};
@@ -101,7 +98,7 @@ static void check_turing(void) {
     }
 }
 
-static const spec usual = {80, TALLOW_BF16, 128, 128, 0, 0, 0, 1, 0, 0, 0, 227};
+static const spec usual = {80, TALLOW_BF16, 128, 128, 0, 0, 1, 0, 0, 227};
 
 static void check_options(void) {
     spec_options options;
@@ -137,7 +134,7 @@ static void check_complaints(void) {
     check_complaint(s, "compute capability 7.5 take f16 alone");
     s.dtype = TALLOW_F16;
     check_complaint(s, "64 KiB of shared memory");
-    s = (spec){80, TALLOW_F32, 576, 512, 0, 0, 0, 1, 0, 0, 0, 99};
+    s = (spec){80, TALLOW_F32, 576, 512, 0, 0, 1, 0, 0, 99};
     check_complaint(s, "no tile fits in 99 KiB");
 }
 
