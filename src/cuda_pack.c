@@ -78,7 +78,8 @@ static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char 
     spec other = *s;
     other.rows = s->rows == 2 ? 0 : 2;
     tallow_status status = add(s, gpu, pack, n);
-    return status || s->family != 90 ? status : add(&other, gpu, pack, n);
+    if (status || s->family != 90 || tallow_spec_check(&other)) return status;
+    return add(&other, gpu, pack, n);
 }
 
 tallow_status tallow_cuda_pack(const problem *p, const char *arch, char *text, size_t text_size) {

@@ -94,6 +94,7 @@ static int64_t count_tiles(const cuda_plan *plan, const problem *p) {
 }
 
 static void use_small_tiles(cuda_plan *out, const problem *p) {
+    if (most(p->head_dim, p->head_dim_v) > 192) return;
     out->kernel.rows = 2;
     use_family(out, p, 90);
 }
