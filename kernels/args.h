@@ -20,11 +20,11 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
-#define ARGS_FUNCTION __device__ __forceinline__
+#define ARGS_FUNCTION       __device__ __forceinline__
 #define ARGS_ALIGNED(bytes) alignas(bytes)
 #else
 #include <stdint.h>
-#define ARGS_FUNCTION static inline
+#define ARGS_FUNCTION       static inline
 #define ARGS_ALIGNED(bytes) _Alignas(bytes)
 #endif
 
@@ -139,8 +139,9 @@ typedef struct {
 typedef struct {
     tensor_map q, k, v;
     forward_args forward;
-    int32_t *counter; /* 0 before the launch: tiles are taken as blocks get to them; null: in turn */
-    int32_t items;    /* tiles; read when q is dense */
+    int32_t
+        *counter;  /* 0 before the launch: tiles are taken as blocks get to them; null: in turn */
+    int32_t items; /* tiles; read when q is dense */
     int32_t key_rows; /* block_keys, or those of a page if it has fewer */
 } forward_tma_args;
 

@@ -12,7 +12,7 @@ enum {
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
     LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
-    SECTION_TILES = 3, /* of each multiprocessor, so that a section's end leaves few idle */
+    SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -211,8 +211,8 @@ static void count_bytes(cuda_plan *out, const problem *p) {
 /* Tiles of different lengths, several for each thread block, are taken as blocks get to them; the
  * counter costs two microseconds, so they must be worth it. */
 static bool counts_tiles(const cuda_plan *plan, const problem *p) {
-    const bool differ = p->masked || p->q_layout == LAYOUT_PACKED ||
-                        p->k_layout == LAYOUT_PACKED || p->seqused_k.data || p->leftpad_k.data;
+    const bool differ = p->masked || p->q_layout == LAYOUT_PACKED || p->k_layout == LAYOUT_PACKED ||
+                        p->seqused_k.data || p->leftpad_k.data;
     const int64_t blocks = ceil_div(p->max_seqlen_k, plan->tile.block_keys);
     return plan->kernel.family == 90 && differ && plan->tiles > 2 * plan->blocks &&
            plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;

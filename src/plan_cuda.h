@@ -10,17 +10,18 @@ typedef struct {
     spec kernel;
     spec_tile tile;
     const char *why; /* on a GPU of sm_90 other instructions are used; null: they are not */
-    int64_t tile_heads, group; /* tiles are of so many heads, with so many query heads packed each */
-    int64_t key_rows;          /* of one copy: block_keys, or those of a page if it has fewer */
+    int64_t tile_heads,
+        group;            /* tiles are of so many heads, with so many query heads packed each */
+    int64_t key_rows;     /* of one copy: block_keys, or those of a page if it has fewer */
     int64_t row_blocks;   /* tiles of the longest sequence and one head */
     int64_t splits;       /* most parts that a tile's keys are cut into */
     int64_t split_blocks; /* a part has at least so many blocks of keys */
     int64_t section;      /* (batch, head of tiles) pairs worked on at a time */
     int64_t tiles;
-    int64_t blocks;       /* thread blocks of the forward kernel; 0: nothing to compute */
-    int64_t tokens;       /* of each sequence that are appended or rotated first; 0: none */
-    bool rotates_q;       /* into the workspace, behind the partial results */
-    bool counts_tiles;    /* by a counter in the workspace, behind that */
+    int64_t blocks;    /* thread blocks of the forward kernel; 0: nothing to compute */
+    int64_t tokens;    /* of each sequence that are appended or rotated first; 0: none */
+    bool rotates_q;    /* into the workspace, behind the partial results */
+    bool counts_tiles; /* by a counter in the workspace, behind that */
     size_t partial_bytes, rotated_bytes, workspace;
 } cuda_plan;
 

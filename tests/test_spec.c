@@ -52,7 +52,8 @@ static void check_tile(const spec *s, const spec_tile *t, const char *key) {
     EXPECT(t->threads >= 32 && t->threads <= 1024, "%s: %d threads", key, t->threads);
     EXPECT(t->warp_rows == 16 || t->warp_rows == 32, "%s: %d", key, t->warp_rows);
     EXPECT(power_of_two(t->column_warps) && t->slots >= 2, "%s", key);
-    EXPECT(s->rows == 0 || t->block_rows == (s->rows == 1 ? 16 : 64), "%s: %d rows", key, t->block_rows);
+    EXPECT(s->rows == 0 || t->block_rows == (s->rows == 1 ? 16 : 64), "%s: %d rows", key,
+           t->block_rows);
 }
 
 /* Every kernel, and how many there are with each value of each axis. */
