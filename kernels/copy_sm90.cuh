@@ -6,7 +6,8 @@
 #include "spec.cuh"
 
 INLINE void init_barrier(uint32_t barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals)
+                 : "memory");
 }
 /* Barriers just made are there for the copies, too. */
 INLINE void publish_barriers() {
@@ -73,8 +74,8 @@ template <int count> INLINE void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
 }
 
-/* A ring of slots, a power of two, and how many someone has passed. Each slot has a pair of barriers:
- * `full` and, behind those of all slots, `empty`. */
+/* A ring of slots, a power of two, and how many someone has passed. Each slot has a pair of
+ * barriers: `full` and, behind those of all slots, `empty`. */
 template <int slots> struct ring {
     uint32_t barriers, passed;
 
@@ -84,7 +85,8 @@ template <int slots> struct ring {
     INLINE uint32_t empty() const { return barriers + (slots + slot()) * 8; }
     INLINE void wait_full() const { wait_phase(full(), passed / slots & 1); }
     INLINE bool is_full() const { return has_ended(full(), passed / slots & 1); }
-    INLINE void wait_empty() const { wait_phase(empty(), passed / slots & 1 ^ 1); } /* at first it is */
+    /* At first it is. */
+    INLINE void wait_empty() const { wait_phase(empty(), passed / slots & 1 ^ 1); }
     INLINE void next() { passed++; }
     /* By all lanes of a warp: it no longer reads the slot. */
     INLINE void release() {

@@ -57,7 +57,8 @@ INLINE void share_weights(const score_block &s, uint32_t p) {
 }
 
 /* Keys are summed before O takes them: weights that fall from block to block, as blocks go from the
- * last key to the first, would each be rounded to a large O. So many at a time as registers allow. */
+ * last key to the first, would each be rounded to a large O. So many at a time as registers allow.
+ * */
 constexpr int keys_summed = tile::column_parts > 24 ? 2 : 4;
 
 template <class function>

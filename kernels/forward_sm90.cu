@@ -1,5 +1,5 @@
-/* Attention of tiles on tensor cores, with the instructions of sm_90a: wgmma, bulk copies, and warps
- * of different roles.
+/* Attention of tiles on tensor cores, with the instructions of sm_90a: wgmma, bulk copies, and
+ * warps of different roles.
  *
  * A tile is block_rows packed rows against all their keys, in blocks from the last to the first. A
  * thread block stays on its multiprocessor and works on tiles in turn. Its first row_warps / 4
@@ -10,16 +10,17 @@
  *   q        the tile's queries; from the copier to the warpgroups
  *   k, v     blocks of keys and values; the same. V of a block comes after K of the block before it
  *
- * A slot's barrier `full` takes one arrival and the bytes of its copies, for tiles one from each lane
- * of the scheduler; `empty` takes one from each computing warp, for tiles also from the copier. Roles
- * wait for nothing else of each other: warpgroups run apart, and skip blocks that only rows of others
- * see.
+ * A slot's barrier `full` takes one arrival and the bytes of its copies, for tiles one from each
+ * lane of the scheduler; `empty` takes one from each computing warp, for tiles also from the
+ * copier. Roles wait for nothing else of each other: warpgroups run apart, and skip blocks that
+ * only rows of others see.
  *
- * While a warpgroup turns S of one block into weights, tensor cores multiply the weights of the block
- * before with V, and, where Q has two slots, at a tile's end Q of the next tile with its keys.
+ * While a warpgroup turns S of one block into weights, tensor cores multiply the weights of the
+ * block before with V, and, where Q has two slots, at a tile's end Q of the next tile with its
+ * keys.
  *
- * Grid: at most one block for each multiprocessor; block: tile::threads + 128; dynamic shared memory:
- * tile.shared_bytes (src/spec.h). */
+ * Grid: at most one block for each multiprocessor; block: tile::threads + 128; dynamic shared
+ * memory: tile.shared_bytes (src/spec.h). */
 #include "mma_sm90.cuh"
 #include "nonfinite.cuh"
 #include "output_sm90.cuh"
@@ -37,8 +38,8 @@ typedef ring<layout::tile_slots> tile_ring;
 typedef ring<tile::q_slots> q_ring;
 typedef ring<layout::stages> key_ring;
 
-/* What a warpgroup's 64 rows see, and whether V may hold inf or NaN in keys that do not exist or are
- * hidden. */
+/* What a warpgroup's 64 rows see, and whether V may hold inf or NaN in keys that do not exist or
+ * are hidden. */
 struct rows_seen {
     view sees;
     int mend;
@@ -147,8 +148,8 @@ INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     if (lane_id() < tile::row_warps / 4) fill_group(slot, a, lane_id());
 }
 
-/* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others, a
- * round of slots without a tile makes sure that all flags have been seen. */
+/* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others,
+ * a round of slots without a tile makes sure that all flags have been seen. */
 INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     tile_ring tiles(memory + layout::tile_barriers);
     tile_finder finder;
@@ -239,8 +240,8 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
             if (block >= first) {
                 at = place_of(t, w, block);
                 k.wait_empty();
-                copy_keys(t, &t.k, at, head, memory + layout::k + k.slot() * layout::k_bytes, k.full(),
-                          layout::q_chunks);
+                copy_keys(t, &t.k, at, head, memory + layout::k + k.slot() * layout::k_bytes,
+                          k.full(), layout::q_chunks);
                 k.next();
             }
             if (block == last) {
@@ -261,9 +262,9 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
 
 /* ---- the warpgroups that compute ---- */
 
-/* A warp's place in the rings, and what it knows ahead of the next products. All is the same for the
- * warp's threads, and is made so where the compiler could not tell: then branches need no care for
- * threads that part. */
+/* A warp's place in the rings, and what it knows ahead of the next products. All is the same for
+ * the warp's threads, and is made so where the compiler could not tell: then branches need no care
+ * for threads that part. */
 struct place {
     tile_ring tiles;
     q_ring q;

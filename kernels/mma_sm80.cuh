@@ -129,8 +129,9 @@ INLINE void take_weights(uint32_t (&left)[4], const score_block &s, uint32_t p, 
     }
 }
 
-/* o += the product of weights and 16 values. Tensor cores truncate where they add: with three parts,
- * for an output in f32, the product is a sum of its own, and o takes it by an addition that rounds. */
+/* o += the product of weights and 16 values. Tensor cores truncate where they add: with three
+ * parts, for an output in f32, the product is a sum of its own, and o takes it by an addition that
+ * rounds. */
 INLINE void add_product(float (&o)[4], const uint32_t (&left)[spec::p_parts][tile::row_parts][4],
                         const int m, uint32_t v0, uint32_t v1) {
     float product[4] = {0, 0, 0, 0};

@@ -28,8 +28,8 @@ INLINE uint32_t finite_word(uint32_t word) {
            (nonfinite_bits(word >> 16) ? 0 : word & 0xffff0000u);
 }
 
-/* Takes inf and NaN out of a block of V in shared memory; with sm_90 out of its rows [first_row, ...),
- * by each warpgroup for itself, as they run apart: all write the same. */
+/* Takes inf and NaN out of a block of V in shared memory; with sm_90 out of its rows [first_row,
+ * ...), by each warpgroup for itself, as they run apart: all write the same. */
 INLINE void remove_nonfinite(uint32_t v, int first_row) {
     const int threads = spec::family == 90 ? 128 : tile::threads;
     _Pragma("unroll 1") for (int i = thread_id() % threads; i < layout::v_pieces; i += threads) {

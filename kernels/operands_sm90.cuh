@@ -1,5 +1,6 @@
-/* Operand lists of asm statements over an accumulator block d[n / 8][4] of n columns, 8 <= n <= 256:
- * REGISTERS_n names its operands as they stand in the text, from %6 on; SUMS_n(d) binds them. */
+/* Operand lists of asm statements over an accumulator block d[n / 8][4] of n columns, 8 <= n <=
+ * 256: REGISTERS_n names its operands as they stand in the text, from %6 on; SUMS_n(d) binds them.
+ * */
 #ifndef OPERANDS_SM90_CUH
 #define OPERANDS_SM90_CUH
 

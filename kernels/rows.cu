@@ -32,7 +32,8 @@ INLINE void add_weighted(float4 &sum, float weight, float4 x) {
 /* One row from its parts: groups of threads, each as many as a row has fours of columns, take parts
  * in turn. Everything is added in a fixed order, so that the result is the same every time. */
 INLINE void combine_row(const forward_args &a, const work &w, int row) {
-    __shared__ float weights[COMBINE_THREADS], tops[COMBINE_THREADS / 32], sums[COMBINE_THREADS / 32];
+    __shared__ float weights[COMBINE_THREADS];
+    __shared__ float tops[COMBINE_THREADS / 32], sums[COMBINE_THREADS / 32];
     __shared__ float4 group_sums[COMBINE_THREADS];
     const int columns = a.head_dim_v / 4, groups = COMBINE_THREADS / columns;
     const int group = threadIdx.x / columns, column = threadIdx.x % columns;
@@ -152,7 +153,8 @@ INLINE int sequence_of_row(const rotate_args &a, int row) {
     return first;
 }
 
-/* Grid: (rows of all sequences); block: TOKEN_THREADS. Packed rows of no sequence are left alone. */
+/* Grid: (rows of all sequences); block: TOKEN_THREADS. Packed rows of no sequence are left alone.
+ * */
 extern "C" __global__ void __launch_bounds__(TOKEN_THREADS)
 tallow_rotate(const __grid_constant__ rotate_args a) {
     __shared__ float2 angles[ROTATE_PAIRS];
@@ -188,7 +190,8 @@ tallow_merge(const __grid_constant__ merge_args a) {
     float lse_b = a.lse_b[b * a.lse_b_stride[0] + head * a.lse_b_stride[1] + row];
     bool empty = lse_a == MINUS_INFINITY && lse_b == MINUS_INFINITY;
     float top = fmaxf(lse_a, lse_b);
-    float part_a = lse_a == top ? 1 : expf(lse_a - top), part_b = lse_b == top ? 1 : expf(lse_b - top);
+    float part_a = lse_a == top ? 1 : expf(lse_a - top);
+    float part_b = lse_b == top ? 1 : expf(lse_b - top);
     __syncwarp(); /* lse may be lse_a or lse_b */
 
     const char *row_a = row_at(a.out_a, b, row, head), *row_b = row_at(a.out_b, b, row, head);

@@ -5,8 +5,8 @@
 #include "layout.cuh"
 #include "schedule.cuh"
 
-/* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block of
- * keys that is worked on which it sees. */
+/* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block
+ * of keys that is worked on which it sees. */
 INLINE uint32_t row_facts(uint32_t memory, int row) {
     return memory + layout::rows + row * layout::row_bytes;
 }

@@ -63,8 +63,8 @@ struct softmax_state {
     row_values max, sum; /* sum: of this thread's keys */
 };
 
-/* What weights are relative to under a row's maximum, in units of log2(e). Whoever needs it takes it
- * from here: it is rounded, which does no harm as long as it is rounded alike. */
+/* What weights are relative to under a row's maximum, in units of log2(e). Whoever needs it takes
+ * it from here: it is rounded, which does no harm as long as it is rounded alike. */
 INLINE float base_of(float max, float scale) { return fmaf(max, scale, -weight_bits); }
 
 INLINE void clear(softmax_state &state) {
@@ -83,7 +83,8 @@ INLINE void clear(out_block &o) {
  * group, holds. */
 INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memory) {
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        /* one chain of maxima, or where there are registers two that need not wait for each other */
+        /* one chain of maxima, or where there are registers two that need not wait for each other
+         * */
         const int second = spec::family == 90;
         float chain[2] = {s[i / 2][0][i % 2 * 2], s[i / 2][0][i % 2 * 2 + second]};
         UNROLL for (int n = 0; n < tile::key_parts; n++)

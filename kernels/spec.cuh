@@ -43,9 +43,9 @@ constexpr int seen_words = (block_keys + 63) / 64; /* the keys that a row sees, 
 static_assert(seen_words == 1 || column_warps == 1, "a group's warps share one word");
 } // namespace tile
 
-/* What a thread holds: element [m][n][c] of an accumulator is row 16 * m + 8 * (c / 2) + lane / 4 of
- * the warp, and of its block n of 8 columns the column 2 * (lane % 4) + c % 2. Row state i belongs
- * to m = i / 2, c / 2 = i % 2. */
+/* What a thread holds: element [m][n][c] of an accumulator is row 16 * m + 8 * (c / 2) + lane / 4
+ * of the warp, and of its block n of 8 columns the column 2 * (lane % 4) + c % 2. Row state i
+ * belongs to m = i / 2, c / 2 = i % 2. */
 typedef float row_values[tile::row_states];
 typedef float score_block[tile::row_parts][tile::key_parts][4];
 typedef float out_block[tile::row_parts][tile::column_parts][4];
@@ -65,7 +65,8 @@ INLINE int out_part(const int n) {
 
 /* Whether there is such a part, when they do not divide evenly. */
 INLINE bool has_part(const int n) {
-    return tile::head_dim_v % (tile::column_step * tile::column_warps) == 0 || out_part(n) < tile::head_dim_v / 8;
+    return tile::head_dim_v % (tile::column_step * tile::column_warps) == 0 ||
+           out_part(n) < tile::head_dim_v / 8;
 }
 
 /* Two floats rounded to nearest even, the first in the low half; and back. */
