@@ -21,7 +21,7 @@ INLINE float power_of_two(float x) {
     y = fmaf(y, f, 0.2402264846f);
     y = fmaf(y, f, 0.6931472056f);
     y = fmaf(y, f, 1.0f);
-    return y * __int_as_float((__float_as_int(t) + 127) << 23);
+    return y * __uint_as_float((__float_as_uint(t) + 127) << 23);
 }
 
 /* Weights of f16 are kept larger by 2^15, which their format just holds: else those that are small

@@ -1,0 +1,259 @@
+#include "asynchronous.h"
+
+#include <algorithm>
+#include <deque>
+#include <vector>
+
+#include "instructions.h"
+#include "tensor.h"
+
+namespace instruction {
+
+using namespace emulator;
+
+template <class word> static word read(uint32_t address) {
+    word x;
+    load(x, address);
+    return x;
+}
+
+/* ---- cp.async: a copy is made at once or at the wait ---- */
+
+struct chunk {
+    uint32_t to;
+    const char *from;
+    int bytes, read;
+};
+static std::vector<std::deque<std::vector<chunk>>> groups; /* of each thread; the last is open */
+
+static void finish(const chunk &c) {
+    char *to = shared_at(c.to, (uint32_t)c.bytes, (uint32_t)c.bytes);
+    if (c.read && (uintptr_t)c.from % (uintptr_t)c.bytes)
+        fail("cp.async from an address that is not aligned");
+    memset(to, 0, (size_t)c.bytes);
+    memcpy(to, c.from, (size_t)c.read);
+}
+static void start(const chunk &c) {
+    if (random_below(2))
+        finish(c);
+    else
+        groups[(size_t)thread()].back().push_back(c);
+}
+
+void copy_16(uint32_t to, const void *from, int read) { start({to, (const char *)from, 16, read}); }
+void copy_4(uint32_t to, const void *from) { start({to, (const char *)from, 4, 4}); }
+void commit_copies() { groups[(size_t)thread()].emplace_back(); }
+void wait_copies(int pending) {
+    auto &own = groups[(size_t)thread()];
+    for (; (int)own.size() > pending + 1; own.pop_front())
+        for (const chunk &c : own.front()) finish(c);
+}
+
+/* ---- barriers in shared memory ---- */
+
+struct mbarrier {
+    uint16_t count, pending;
+    int32_t bytes : 31;
+    uint32_t phase : 1;
+};
+static_assert(sizeof(mbarrier) == 8, "as in PTX");
+
+static mbarrier &at_address(uint32_t address) { return *(mbarrier *)shared_at(address, 8, 8); }
+
+static void count(mbarrier &b, int arrivals, int bytes) {
+    if (b.pending < arrivals) fail("more arrivals than a barrier expects");
+    b.pending = (uint16_t)(b.pending - arrivals);
+    b.bytes += bytes;
+    if (b.pending || b.bytes) return;
+    b.phase ^= 1;
+    b.pending = b.count;
+}
+
+void init_mbarrier(uint32_t at, int count) {
+    at_address(at) = {(uint16_t)count, (uint16_t)count, 0, 0};
+}
+void arrive(uint32_t at) { count(at_address(at), 1, 0); }
+void arrive_expect(uint32_t at, int bytes) { count(at_address(at), 1, bytes); }
+void test_wait(int &ended, uint32_t at, uint32_t parity) {
+    ended = at_address(at).phase != parity;
+}
+void try_wait(uint32_t at, uint32_t parity) {
+    const uint32_t phase[] = {at, parity};
+    wait_for("a barrier in shared memory", [](const void *p) {
+        return at_address(((const uint32_t *)p)[0]).phase != ((const uint32_t *)p)[1];
+    }, phase);
+}
+
+/* ---- bulk copies ---- */
+
+struct box {
+    const tensor *map;
+    uint32_t to, barrier;
+    int at[5];
+};
+static std::vector<box> boxes;
+
+static uint32_t permuted(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+/* Row `row` of a box, counted over all dimensions but the innermost; null: outside. */
+static const uint16_t *row_of(const box &c, uint32_t row) {
+    const char *at = (const char *)c.map->data;
+    for (int i = 1; i < c.map->rank; row /= c.map->box[i++]) {
+        const int64_t index = c.at[i] + (int64_t)(row % c.map->box[i]);
+        if (index < 0 || (uint64_t)index >= c.map->dim[i]) return nullptr;
+        at += index * (int64_t)c.map->stride[i - 1];
+    }
+    return (const uint16_t *)at;
+}
+
+static void finish(const box &c) {
+    const uint32_t columns = c.map->box[0];
+    uint32_t rows = 1;
+    for (int i = 1; i < c.map->rank; i++) rows *= c.map->box[i];
+    for (uint32_t row = 0; row < rows; row++) {
+        const uint16_t *from = row_of(c, row);
+        for (uint32_t i = 0; i < columns; i++) {
+            const int64_t index = c.at[0] + (int64_t)i;
+            const bool there = from && index >= 0 && (uint64_t)index < c.map->dim[0];
+            store(permuted(c.to + (row * columns + i) * 2), there ? from[index] : (uint16_t)0);
+        }
+    }
+    count(at_address(c.barrier), 0, -(int)(rows * columns * 2));
+}
+
+void start_box(uint32_t to, const void *map, uint32_t barrier, const int *at, int rank) {
+    box c = {(const tensor *)map, to, barrier, {}};
+    if (!is_tensor(c.map) || c.map->rank != rank) fail("a bulk copy's map is none of its rank");
+    if (to % 128) fail("a bulk copy to an address that is not aligned");
+    for (int i = 0; i < rank; i++) c.at[i] = at[i];
+    boxes.push_back(c);
+}
+
+/* ---- wgmma ---- */
+
+/* A product once its threads have started it. Registers are read and written when it is made, as
+ * the hardware may at any time. */
+struct product {
+    wgmma what;
+    int threads;
+    uint64_t group; /* as each thread counts them */
+    float *sums[128];
+    const uint32_t *left[128];
+};
+struct warpgroup {
+    std::deque<product> products; /* that have not ended; they do in this order */
+    uint64_t ended;
+    uint64_t started[128], committed[128]; /* by each thread: products, and groups of them */
+};
+static std::vector<warpgroup> warpgroups;
+
+static warpgroup &own_group() { return warpgroups[(size_t)thread() / 128]; }
+
+/* Fields of a descriptor. */
+static uint32_t start_of(uint64_t d) { return (uint32_t)(d & 0x3fff) << 4; }
+static uint32_t leading(uint64_t d) { return (uint32_t)(d >> 16 & 0x3fff) << 4; }
+static uint32_t strided(uint64_t d) { return (uint32_t)(d >> 32 & 0x3fff) << 4; }
+static void want_permutation(uint64_t d) {
+    if (d >> 62 != 1) fail("wgmma: an operand without the permutation of 128 bytes");
+}
+
+/* Element k of a row, where a row's elements lie side by side; or of a column, where a k's do. */
+static uint16_t row_element(uint64_t d, int row, int k) {
+    return read<uint16_t>(permuted(start_of(d) + (uint32_t)(row / 8) * strided(d) +
+                                   (uint32_t)(row % 8 * 128 + k * 2)));
+}
+static uint16_t column_element(uint64_t d, int k, int column) {
+    return read<uint16_t>(permuted(start_of(d) + (uint32_t)(column / 64) * leading(d) +
+                                   (uint32_t)(k / 8) * strided(d) +
+                                   (uint32_t)(k % 8 * 128 + column % 64 * 2)));
+}
+
+static int holder_of(int row, int column) { return row / 16 * 32 + row % 8 * 4 + column % 8 / 2; }
+
+static void finish(product &p) {
+    const wgmma &m = p.what;
+    const auto number = m.f16 ? f16_value : bf16_value;
+    static float b[256][16];
+    for (int n = 0; n < m.columns; n++)
+        for (int k = 0; k < 16; k++)
+            b[n][k] = number(m.left ? column_element(m.b, k, n) : row_element(m.b, n, k));
+    for (int row = 0; row < 64; row++) {
+        float a[16];
+        for (int k = 0; k < 16; k++)
+            a[k] = m.left ? value(m.f16, p.left[holder_of(row, k)][k / 8 * 2 + row % 16 / 8], k % 2)
+                          : number(row_element(m.a, row, k));
+        for (int n = 0; n < m.columns; n++) {
+            float &sum = p.sums[holder_of(row, n)][n / 8 * 4 + row % 16 / 8 * 2 + n % 2];
+            double total = m.accumulate ? sum : 0;
+            for (int k = 0; k < 16; k++) total += (double)a[k] * b[n][k];
+            sum = (float)total;
+        }
+    }
+}
+
+/* The first product of a warpgroup; false when there is none that all its threads have started. */
+static bool finish_product(warpgroup &g) {
+    if (g.products.empty() || g.products.front().threads < 128) return false;
+    finish(g.products.front());
+    g.products.pop_front();
+    g.ended++;
+    return true;
+}
+
+void start_product(const wgmma &what, float *sums) {
+    warpgroup &g = own_group();
+    const int own = thread() % 128;
+    const uint64_t index = g.started[own]++ - g.ended;
+    if (index == g.products.size()) g.products.push_back({what, 0, g.committed[own], {}, {}});
+    product &p = g.products[index];
+    if (p.what.a != what.a || p.what.b != what.b || p.what.accumulate != what.accumulate)
+        fail("wgmma: threads bring different operands");
+    if (!what.left) want_permutation(what.a);
+    want_permutation(what.b);
+    p.sums[own] = sums;
+    p.left[own] = what.left;
+    p.threads++;
+}
+void wgmma_commit() { own_group().committed[thread() % 128]++; }
+void wgmma_wait(int pending) {
+    const uint64_t committed = own_group().committed[thread() % 128];
+    const uint64_t first_pending = committed - std::min(committed, (uint64_t)pending);
+    wait_for("wgmma.wait_group", [](const void *first) {
+        warpgroup &g = own_group();
+        while (!g.products.empty() && g.products.front().group < *(const uint64_t *)first)
+            if (!finish_product(g)) return false;
+        return true;
+    }, &first_pending);
+}
+
+} // namespace instruction
+
+namespace emulator {
+
+using namespace instruction;
+
+void start_block(unsigned threads) {
+    groups.assign(threads, std::deque<std::vector<chunk>>(1));
+    warpgroups.assign((threads + 127) / 128, {});
+}
+
+void end_block() {
+    if (!boxes.empty()) fail("a block ends while bulk copies are under way");
+    for (const warpgroup &g : warpgroups)
+        if (!g.products.empty()) fail("a block ends while products are under way");
+}
+
+bool finish_something() {
+    bool done = false;
+    if (!boxes.empty() && random_below(4) == 0) {
+        std::swap(boxes[random_below((uint32_t)boxes.size())], boxes.back());
+        const box c = boxes.back();
+        boxes.pop_back();
+        finish(c);
+        done = true;
+    }
+    if (random_below(2)) done |= finish_product(warpgroups[random_below((uint32_t)warpgroups.size())]);
+    return done;
+}
+
+} // namespace emulator
