@@ -6,7 +6,8 @@ set(lint_style ${CMAKE_COMMAND} -E echo "clang-format is missing: style is not c
 if(CLANG_FORMAT)
   set(globs)
   foreach(dir IN ITEMS bench cli compat include kernels src tests)
-    list(APPEND globs ${PROJECT_SOURCE_DIR}/${dir}/*.c ${PROJECT_SOURCE_DIR}/${dir}/*.h)
+    list(APPEND globs ${PROJECT_SOURCE_DIR}/${dir}/*.c ${PROJECT_SOURCE_DIR}/${dir}/*.cpp
+         ${PROJECT_SOURCE_DIR}/${dir}/*.h)
   endforeach()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${globs})
   set(lint_style ${CLANG_FORMAT} --dry-run -Werror ${sources})

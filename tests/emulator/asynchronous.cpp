@@ -72,21 +72,26 @@ static void count(mbarrier &b, int arrivals, int bytes) {
 void init_mbarrier(uint32_t at, int count) {
     at_address(at) = {(uint16_t)count, (uint16_t)count, 0, 0};
 }
-void arrive(uint32_t at) { count(at_address(at), 1, 0); }
-void arrive_expect(uint32_t at, int bytes) { count(at_address(at), 1, bytes); }
-void test_wait(int &ended, uint32_t at, uint32_t parity) {
-    ended = at_address(at).phase != parity;
+void arrive(uint32_t at) { arrive_expect(at, 0); }
+void arrive_expect(uint32_t at, int bytes) {
+    count(at_address(at), 1, bytes);
+    pause();
 }
+void test_wait(int &ended, uint32_t at, uint32_t parity) { ended = at_address(at).phase != parity; }
 void try_wait(uint32_t at, uint32_t parity) {
     const uint32_t phase[] = {at, parity};
-    wait_for("a barrier in shared memory", [](const void *p) {
-        return at_address(((const uint32_t *)p)[0]).phase != ((const uint32_t *)p)[1];
-    }, phase);
+    wait_for(
+        "a barrier in shared memory",
+        [](const void *p) {
+            return at_address(((const uint32_t *)p)[0]).phase != ((const uint32_t *)p)[1];
+        },
+        phase);
 }
 
 /* ---- bulk copies ---- */
 
 struct box {
+    bool late;
     const tensor *map;
     uint32_t to, barrier;
     int at[5];
@@ -122,7 +127,7 @@ static void finish(const box &c) {
 }
 
 void start_box(uint32_t to, const void *map, uint32_t barrier, const int *at, int rank) {
-    box c = {(const tensor *)map, to, barrier, {}};
+    box c = {random_below(2) == 0, (const tensor *)map, to, barrier, {}};
     if (!is_tensor(c.map) || c.map->rank != rank) fail("a bulk copy's map is none of its rank");
     if (to % 128) fail("a bulk copy to an address that is not aligned");
     for (int i = 0; i < rank; i++) c.at[i] = at[i];
@@ -135,6 +140,7 @@ void start_box(uint32_t to, const void *map, uint32_t barrier, const int *at, in
  * the hardware may at any time. */
 struct product {
     wgmma what;
+    bool late;
     int threads;
     uint64_t group; /* as each thread counts them */
     float *sums[128];
@@ -191,20 +197,27 @@ static void finish(product &p) {
     }
 }
 
-/* The first product of a warpgroup; false when there is none that all its threads have started. */
-static bool finish_product(warpgroup &g) {
-    if (g.products.empty() || g.products.front().threads < 128) return false;
-    finish(g.products.front());
-    g.products.pop_front();
-    g.ended++;
-    return true;
+/* The first products of a warpgroup, those that all its threads have started, as far as it comes.
+ */
+static void finish_products(warpgroup &g, bool stuck) {
+    while (!g.products.empty() && g.products.front().threads == 128) {
+        if (g.products.front().late ? !stuck : random_below(4) == 0) return;
+        finish(g.products.front());
+        g.products.pop_front();
+        g.ended++;
+    }
 }
 
 void start_product(const wgmma &what, float *sums) {
     warpgroup &g = own_group();
     const int own = thread() % 128;
     const uint64_t index = g.started[own]++ - g.ended;
-    if (index == g.products.size()) g.products.push_back({what, 0, g.committed[own], {}, {}});
+    if (index == g.products.size()) {
+        const uint64_t group = g.committed[own];
+        const bool follows = index > 0 && g.products.back().group == group;
+        const bool late = follows ? g.products.back().late : random_below(2) == 0;
+        g.products.push_back({what, late, 0, group, {}, {}});
+    }
     product &p = g.products[index];
     if (p.what.a != what.a || p.what.b != what.b || p.what.accumulate != what.accumulate)
         fail("wgmma: threads bring different operands");
@@ -218,12 +231,13 @@ void wgmma_commit() { own_group().committed[thread() % 128]++; }
 void wgmma_wait(int pending) {
     const uint64_t committed = own_group().committed[thread() % 128];
     const uint64_t first_pending = committed - std::min(committed, (uint64_t)pending);
-    wait_for("wgmma.wait_group", [](const void *first) {
-        warpgroup &g = own_group();
-        while (!g.products.empty() && g.products.front().group < *(const uint64_t *)first)
-            if (!finish_product(g)) return false;
-        return true;
-    }, &first_pending);
+    wait_for(
+        "wgmma.wait_group",
+        [](const void *first) {
+            const warpgroup &g = own_group();
+            return g.products.empty() || g.products.front().group >= *(const uint64_t *)first;
+        },
+        &first_pending);
 }
 
 } // namespace instruction
@@ -243,17 +257,14 @@ void end_block() {
         if (!g.products.empty()) fail("a block ends while products are under way");
 }
 
-bool finish_something() {
-    bool done = false;
-    if (!boxes.empty() && random_below(4) == 0) {
-        std::swap(boxes[random_below((uint32_t)boxes.size())], boxes.back());
-        const box c = boxes.back();
-        boxes.pop_back();
-        finish(c);
-        done = true;
-    }
-    if (random_below(2)) done |= finish_product(warpgroups[random_below((uint32_t)warpgroups.size())]);
-    return done;
+void finish_something(bool stuck) {
+    finish_products(warpgroups[random_below((uint32_t)warpgroups.size())], stuck);
+    if (boxes.empty() || random_below(4) != 0) return;
+    std::swap(boxes[random_below((uint32_t)boxes.size())], boxes.back());
+    const box c = boxes.back();
+    if (c.late && !stuck) return;
+    boxes.pop_back();
+    finish(c);
 }
 
 } // namespace emulator

@@ -7,8 +7,8 @@ namespace emulator {
 void start_block(unsigned threads);
 void end_block(); /* fails if something is still under way */
 
-/* Something that was started may end now; whether it did. */
-bool finish_something();
+/* Something that was started may end now; what is to be late, not before all threads are stuck. */
+void finish_something(bool stuck);
 
 } // namespace emulator
 

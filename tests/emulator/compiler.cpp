@@ -44,11 +44,12 @@ static std::string host_options(int count, const char *const *options) {
 
 static bool compile(program *p, const std::string &folder, const std::string &options) {
     const std::string command =
-        "cd " + folder + " && : > stdint.h && { " EMULATOR_CXX
-        " -E -P -nostdinc -I. -x c++ -std=c++17 -w" + options + " " +
-        p->name + " > 1 && " EMULATOR_PYTHON " " EMULATOR_FOLDER "/translate.py < 1 > 2 && echo '#include "
-        "\"device.h\"' | cat - 2 > kernel.cpp && " EMULATOR_CXX
-        " -I" EMULATOR_FOLDER " " EMULATOR_FLAGS " -o kernel.so kernel.cpp; } 2> log";
+        "cd " + folder +
+        " && : > stdint.h && { " EMULATOR_CXX " -E -P -nostdinc -I. -x c++ -std=c++17 -w" +
+        options + " " + p->name +
+        " > 1 && " EMULATOR_PYTHON " " EMULATOR_FOLDER "/translate.py < 1 > 2 && echo '#include "
+        "\"device.h\"' | cat - 2 > kernel.cpp && " EMULATOR_CXX " -I" EMULATOR_FOLDER
+        " " EMULATOR_FLAGS " -o kernel.so kernel.cpp; } 2> log";
     const bool compiled = system(command.c_str()) == 0;
     p->log = read_file(folder + "/log");
     if (!compiled) return false;

@@ -10,22 +10,32 @@
 #include "threads.h"
 
 #define __device__
-#define __global__           __attribute__((visibility("default")))
-#define __forceinline__      inline
+#define __global__      __attribute__((visibility("default")))
+#define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __align__(n)         __attribute__((aligned(n)))
-#define _Alignas             alignas
-#define __builtin_assume(x)  ((void)0)
-#define threadIdx            (emulator::here.thread)
-#define blockIdx             (emulator::here.block)
-#define blockDim             (emulator::here.block_size)
-#define gridDim              (emulator::here.grid_size)
+#define __align__(n) __attribute__((aligned(n)))
+#define _Alignas alignas
+#define __builtin_assume(x) ((void)0)
+#define threadIdx           (emulator::here.thread)
+#define blockIdx            (emulator::here.block)
+#define blockDim            (emulator::here.block_size)
+#define gridDim             (emulator::here.grid_size)
 
-struct alignas(8) int2 { int x, y; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) int2 {
+    int x, y;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -51,8 +61,8 @@ template <class number> inline number atomicAdd(number *at, number x) {
 
 /* ---- CUDA's functions over a warp or a block ---- */
 
-template <class number> inline number exchange(const char *what, number x, int (*from)(int, int),
-                                               int how) {
+template <class number>
+inline number exchange(const char *what, number x, int (*from)(int, int), int how) {
     struct io {
         number x;
         int from;
@@ -71,14 +81,16 @@ template <class number> inline number exchange(const char *what, number x, int (
     return result;
 }
 template <class number> inline number __shfl_sync(unsigned, number x, int lane) {
-    return exchange("shfl.idx", x, [](int, int how) { return how & 31; }, lane);
+    return exchange(
+        "shfl.idx", x, [](int, int how) { return how & 31; }, lane);
 }
 template <class number> inline number __shfl_xor_sync(unsigned, number x, int bits) {
-    return exchange("shfl.bfly", x, [](int lane, int how) { return lane ^ how; }, bits);
+    return exchange(
+        "shfl.bfly", x, [](int lane, int how) { return lane ^ how; }, bits);
 }
 template <class number> inline number __shfl_up_sync(unsigned, number x, int by) {
-    return exchange("shfl.up", x, [](int lane, int how) { return lane < how ? lane : lane - how; },
-                    by);
+    return exchange(
+        "shfl.up", x, [](int lane, int how) { return lane < how ? lane : lane - how; }, by);
 }
 inline unsigned __ballot_sync(unsigned, int x) {
     struct io {
@@ -97,9 +109,7 @@ inline int __all_sync(unsigned mask, int x) { return __ballot_sync(mask, x) == ~
 inline void __syncwarp() {
     emulator::together("bar.warp", nullptr, [](void **) {});
 }
-inline int __syncthreads_or(int x) {
-    return emulator::meet(0, (int)(blockDim.x * blockDim.y), x);
-}
+inline int __syncthreads_or(int x) { return emulator::meet(0, (int)(blockDim.x * blockDim.y), x); }
 inline void __syncthreads() { __syncthreads_or(0); }
 inline uint32_t __cvta_generic_to_shared(const void *p) {
     return (uint32_t)((const char *)p - shared_memory) + emulator::SHARED_BASE;

@@ -37,8 +37,10 @@ static int capability() {
 static int shared_kib() {
     switch (capability()) {
     case 75: return 64;
-    case 80: case 87: return 163;
-    case 90: case 100: return 227;
+    case 80:
+    case 87: return 163;
+    case 90:
+    case 100: return 227;
     default: return 99;
     }
 }
@@ -46,13 +48,15 @@ static int shared_kib() {
 ENTRY cuInit(unsigned) { return OK; }
 ENTRY cuDriverGetVersion(int *version) { return *version = 13000, OK; }
 ENTRY cuDeviceGetCount(int *count) { return *count = 1, OK; }
-ENTRY cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal ? INVALID_VALUE : OK; }
+ENTRY cuDeviceGet(int *device, int ordinal) {
+    return *device = ordinal, ordinal ? INVALID_VALUE : OK;
+}
 ENTRY cuDeviceGetName(char *name, int size, int) {
     return snprintf(name, (size_t)size, "emulated sm_%d", capability()), OK;
 }
 ENTRY cuDeviceGetAttribute(int *value, int which, int) {
     switch (which) {
-    case 16: *value = 4; return OK; /* multiprocessors */
+    case 16: *value = 4; return OK;       /* multiprocessors */
     case 38: *value = 1 << 20; return OK; /* L2 */
     case 75: *value = capability() / 10; return OK;
     case 76: *value = capability() % 10; return OK;
@@ -61,9 +65,10 @@ ENTRY cuDeviceGetAttribute(int *value, int which, int) {
     }
 }
 ENTRY cuGetErrorName(int error, const char **name) {
-    static const std::map<int, const char *> names = {
-        {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"}, {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
-        {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE"}, {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}};
+    static const std::map<int, const char *> names = {{INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
+                                                      {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+                                                      {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE"},
+                                                      {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}};
     auto found = names.find(error);
     *name = found == names.end() ? nullptr : found->second;
     return found == names.end() ? INVALID_VALUE : OK;
@@ -94,11 +99,11 @@ static std::map<address, size_t> allocations;
 
 ENTRY cuMemAlloc_v2(address *memory, size_t bytes) {
     LOCKED;
-    void *p = bytes ? aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT)
-                    : nullptr;
+    void *p =
+        bytes ? aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT) : nullptr;
     if (!p) return bytes ? OUT_OF_MEMORY : INVALID_VALUE;
     memset(p, 0xff, bytes);
-    allocations[*memory = (address)p] = bytes;
+    allocations[ *memory = (address)p] = bytes;
     return OK;
 }
 ENTRY cuMemFree_v2(address memory) {
@@ -113,10 +118,14 @@ ENTRY cuPointerGetAttributes(unsigned count, int *which, void **values, address 
     auto found = std::prev(after);
     if (pointer > found->first + found->second) return INVALID_VALUE;
     for (unsigned i = 0; i < count; i++) {
-        if (which[i] == 9) *(int *)values[i] = 0;
-        else if (which[i] == 11) *(uint64_t *)values[i] = found->first;
-        else if (which[i] == 12) *(uint64_t *)values[i] = found->second;
-        else return INVALID_VALUE;
+        if (which[i] == 9)
+            *(int *)values[i] = 0;
+        else if (which[i] == 11)
+            *(uint64_t *)values[i] = found->first;
+        else if (which[i] == 12)
+            *(uint64_t *)values[i] = found->second;
+        else
+            return INVALID_VALUE;
     }
     return OK;
 }
@@ -162,7 +171,9 @@ ENTRY cuStreamEndCapture(void *on, void **out) {
     *out = ((stream *)on)->captured;
     return ((stream *)on)->captured = nullptr, OK;
 }
-ENTRY cuGraphInstantiateWithFlags(void **out, void *of, unsigned long long) { return *out = of, OK; }
+ENTRY cuGraphInstantiateWithFlags(void **out, void *of, unsigned long long) {
+    return *out = of, OK;
+}
 ENTRY cuGraphLaunch(void *of, void *) {
     for (auto &work : ((graph *)of)->work)
         if (int error = work()) return error;
@@ -183,8 +194,7 @@ ENTRY cuMemsetD2D16Async(address to, size_t pitch, unsigned short value, size_t 
                          size_t rows, void *on) {
     return put(on, [=] {
         for (size_t row = 0; row < rows; row++)
-            for (size_t i = 0; i < columns; i++)
-                ((unsigned short *)(to + row * pitch))[i] = value;
+            for (size_t i = 0; i < columns; i++) ((unsigned short *)(to + row * pitch))[i] = value;
         return (int)OK;
     });
 }
@@ -203,8 +213,7 @@ ENTRY cuLibraryLoadData(void **library, const void *data, int *, void **, unsign
     if (memcmp(image->mark, IMAGE_MARK, sizeof image->mark)) return INVALID_IMAGE;
     char path[] = "/tmp/emulated-kernel-XXXXXX";
     const int file = mkstemp(path);
-    const bool written =
-        file >= 0 && write(file, image + 1, image->bytes) == (ssize_t)image->bytes;
+    const bool written = file >= 0 && write(file, image + 1, image->bytes) == (ssize_t)image->bytes;
     *library = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
     if (!*library) fprintf(stderr, "emulator: %s\n", dlerror());
     if (file >= 0) close(file), unlink(path);
@@ -236,7 +245,8 @@ ENTRY cuLaunchKernelEx(const launch_config *c, void *function, void **args, void
     const char *seed = getenv("EMULATED_SEED");
     const kernel *k = (const kernel *)function;
     const unsigned threads = c->block[0] * c->block[1];
-    const emulator::launch l = {k->entry, nullptr, c->grid[0], {c->block[0], c->block[1]},
+    const emulator::launch l = {k->entry,        nullptr,
+                                c->grid[0],      {c->block[0], c->block[1]},
                                 c->shared_bytes, seed ? strtoull(seed, nullptr, 0) : 0};
     if (threads % 32 || threads > 1024 || !l.blocks || c->grid[1] != 1 || c->grid[2] != 1 ||
         c->block[2] != 1 || l.shared_bytes > (unsigned)shared_kib() << 10)

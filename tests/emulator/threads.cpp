@@ -12,7 +12,8 @@ alignas(1024) char shared_memory[emulator::SHARED_MOST];
 
 namespace emulator {
 
-enum { STACK = 1 << 16, MOST_IDLE = 1 << 25, BARRIERS = 16 };
+enum { STACK = 1 << 16, BARRIERS = 16 };
+enum { STUCK = 8, MOST_IDLE = 1 << 25 }; /* turns in vain: of each thread, of all */
 
 struct fiber {
     void *top; /* of its stack, while others run */
@@ -86,7 +87,7 @@ static void yield() {
     do {
         current_lane = (current_lane + 1) % 32;
         if (current_lane != first_lane) continue;
-        if (finish_something()) idle = 0;
+        finish_something(idle > STUCK * 32 * warps.size());
         do current_warp = &warps[random_below((uint32_t)warps.size())];
         while (current_warp->done == 32);
         current_lane = first_lane = (int)random_below(32);
@@ -104,6 +105,10 @@ void wait_for(const char *what, bool (*met)(const void *), const void *condition
     idle = 0;
 }
 
+void pause() {
+    for (uint32_t turns = random_below(2) * random_below(64); turns > 0; turns--) yield();
+}
+
 /* Until a counter moves on. */
 static void wait_for_next(const char *what, const unsigned &generation) {
     struct {
@@ -111,7 +116,8 @@ static void wait_for_next(const char *what, const unsigned &generation) {
         unsigned before;
     } change = {&generation, generation};
     typedef decltype(change) type;
-    wait_for(what, [](const void *c) { return *((type *)c)->now != ((type *)c)->before; }, &change);
+    wait_for(
+        what, [](const void *c) { return *((type *)c)->now != ((type *)c)->before; }, &change);
 }
 
 void together(const char *what, void *io, void (*act)(void **)) {

@@ -12,7 +12,8 @@
 
 #define EMULATOR __attribute__((visibility("default")))
 
-/* Where shared memory begins, above what a null pointer's mistake reaches, and the most there is. */
+/* Where shared memory begins, above what a null pointer's mistake reaches, and the most there is.
+ */
 EMULATOR extern char shared_memory[];
 
 namespace emulator {
@@ -38,6 +39,9 @@ EMULATOR uint32_t random_below(uint32_t n);
 
 /* Other threads run until met(condition). `what` is said if it never is. */
 EMULATOR void wait_for(const char *what, bool (*met)(const void *), const void *condition);
+
+/* Others may run first: where what a thread has just said lets them. */
+EMULATOR void pause();
 
 /* What a warp's lanes do together: the last one to come does it, given all lanes' io. */
 EMULATOR void together(const char *what, void *io, void (*act)(void **));

@@ -6,6 +6,7 @@
 mutations.txt holds the table: a semantic, a file, the text as it is and the text broken. Each is
 applied to a copy of the tree, built for the narrowest instruction set and run against the tests.
 Where a level stands behind the file, all instruction sets are built, on a CPU that has that one.
+GPU kernels run on the emulated GPU.
 Exit code 1: a mutation survived, or its text is not found once and only once. --check only looks
 for the texts.
 """
@@ -24,6 +25,7 @@ PARTS = ["CMakeLists.txt", "cmake", "docs", "include", "kernels", "src", "tests"
 TESTS = ["test_reference", "test_properties", "test_convert", "test_rotary", "test_cpu_rotary",
          "test_cpu_merge", "test_error", "test_cpu_features", "test_problem", "test_problem_valid",
          "test_attention 1 150"]
+EMULATED = ["test_cuda", "emulated_driver", "emulated_compiler"]
 TIMEOUT = 600
 CPU_FLAGS = {"avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512_bf16"}
 
@@ -34,6 +36,8 @@ class Mutation:
         self.semantic = lines[0].strip("[]")
         self.file, *level = lines[1].split()
         self.level = level[0] if level else None
+        self.kind = ("emulated" if self.file.startswith("kernels/") else
+                     "wide" if self.level else "narrow")
         self.old = "\n".join(line[2:] for line in lines[2:] if line.startswith("-"))
         self.new = "\n".join(line[2:] for line in lines[2:] if line.startswith("+"))
 
@@ -64,25 +68,35 @@ def read_table():
 
 
 class Build:
-    """A build of the copied tree; `wide`: with every instruction set, else with the narrowest."""
+    """A build of the copied tree: "wide" with every instruction set, "narrow" with the narrowest,
+    "emulated" for the GPU kernels."""
 
-    def __init__(self, tree, folder, wide):
-        self.folder = folder
+    def __init__(self, tree, folder, kind):
+        self.folder, self.kind = folder, kind
         command = ["cmake", "-S", tree, "-B", folder, "-DCMAKE_BUILD_TYPE=Release",
                    "-DTALLOW_CLI=OFF", "-DTALLOW_CANDLE=OFF", "-DTALLOW_INSTALL=OFF",
                    "-DTALLOW_WERROR=OFF"]
-        if not wide:
+        if kind == "narrow":
             command += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=any"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def make(self):
-        targets = [test.split()[0] for test in TESTS]
+        emulated = self.kind == "emulated"
+        targets = EMULATED if emulated else [test.split()[0] for test in TESTS]
         result = subprocess.run(["cmake", "--build", self.folder, "-j2", "--target", *targets],
                                 capture_output=True, text=True)
         return result.returncode == 0
 
+    def emulated_failure(self):
+        result = subprocess.run(["ctest", "--test-dir", self.folder, "-R", "emulated_cuda", "-j2",
+                                 "--stop-on-failure", "--timeout", str(TIMEOUT)],
+                                capture_output=True)
+        return "emulated_cuda" if result.returncode else None
+
     def first_failure(self):
         """The name of the test that notices; None when all pass."""
+        if self.kind == "emulated":
+            return self.emulated_failure()
         for test in TESTS:
             name, *arguments = test.split()
             try:
@@ -132,14 +146,13 @@ def main():
         if m.cpu_lacks_level():
             print(f"{'skipped':24}         {m.semantic}: this CPU lacks {m.level}", flush=True)
             continue
-        wide = m.level is not None
-        if wide not in builds:
-            builds[wide] = Build(tree, folder / ("wide" if wide else "narrow"), wide)
-            if not builds[wide].make() or builds[wide].first_failure():
+        if m.kind not in builds:
+            builds[m.kind] = Build(tree, folder / m.kind, m.kind)
+            if not builds[m.kind].make() or builds[m.kind].first_failure():
                 print("the tests fail before anything is broken")
                 return 1
         start = time.monotonic()
-        result = outcome(m, builds[wide], tree)
+        result = outcome(m, builds[m.kind], tree)
         survivors += result.isupper()
         print(f"{result:24} {time.monotonic() - start:4.0f} s  {m.semantic}", flush=True)
     print(f"{survivors} survived")
