@@ -43,22 +43,22 @@ static std::string host_options(int count, const char *const *options) {
 }
 
 static bool compile(program *p, const std::string &folder, const std::string &options) {
-    const std::string command =
-        "cd " + folder +
-        " && : > stdint.h && { " EMULATOR_CXX " -E -P -nostdinc -I. -x c++ -std=c++17 -w" +
-        options + " " + p->name +
-        " > 1 && " EMULATOR_PYTHON " " EMULATOR_FOLDER "/translate.py < 1 > 2 && echo '#include "
-        "\"device.h\"' | cat - 2 > kernel.cpp && " EMULATOR_CXX " -I" EMULATOR_FOLDER
-        " " EMULATOR_FLAGS " -o kernel.so kernel.cpp; } 2> log";
-    const bool compiled = system(command.c_str()) == 0;
+    const std::string preprocess = EMULATOR_CXX " -E -P -nostdinc -I. -x c++ -std=c++17 -w";
+    const std::string translate = EMULATOR_PYTHON " '" EMULATOR_FOLDER "/translate.py'";
+    const std::string library = EMULATOR_CXX " -I'" EMULATOR_FOLDER "' " EMULATOR_FLAGS;
+    const std::string command = "cd " + folder + " && : > stdint.h && { " + preprocess + options +
+                                " " + p->name + " > text && " + translate +
+                                " < text > kernel.cpp && " + library +
+                                " -o kernel.so kernel.cpp; } 2> log";
+    const bool ok = system(command.c_str()) == 0;
     p->log = read_file(folder + "/log");
-    if (!compiled) return false;
-    const std::string library = read_file(folder + "/kernel.so");
+    if (!ok) return false;
+    const std::string compiled = read_file(folder + "/kernel.so");
     image_header header;
     memcpy(header.mark, IMAGE_MARK, sizeof header.mark);
-    header.bytes = library.size();
+    header.bytes = compiled.size();
     p->image.assign((const char *)&header, sizeof header);
-    p->image += library;
+    p->image += compiled;
     p->log += "0 bytes spill stores, 0 bytes spill loads\n";
     return true;
 }

@@ -29,38 +29,38 @@ static std::recursive_mutex lock;
 
 /* ---- the device ---- */
 
-static int capability() {
-    const char *arch = getenv("EMULATED_GPU");
-    return arch && sscanf(arch, "sm_%*d") >= 0 ? atoi(arch + 3) : 90;
+struct architecture {
+    int capability, shared_kib;
+};
+
+static const architecture &gpu() {
+    static const architecture all[] = {{75, 64}, {80, 163}, {86, 99},   {87, 163},
+                                       {89, 99}, {90, 227}, {100, 227}, {120, 99}};
+    const char *name = getenv("EMULATED_GPU");
+    for (const architecture &a : all)
+        if ("sm_" + std::to_string(a.capability) == (name ? name : "sm_90")) return a;
+    fprintf(stderr, "EMULATED_GPU = %s: must be one of", name);
+    for (const architecture &a : all) fprintf(stderr, " sm_%d", a.capability);
+    fprintf(stderr, "\n");
+    exit(2);
 }
 
-static int shared_kib() {
-    switch (capability()) {
-    case 75: return 64;
-    case 80:
-    case 87: return 163;
-    case 90:
-    case 100: return 227;
-    default: return 99;
-    }
-}
-
-ENTRY cuInit(unsigned) { return OK; }
+ENTRY cuInit(unsigned) { return gpu(), OK; }
 ENTRY cuDriverGetVersion(int *version) { return *version = 13000, OK; }
 ENTRY cuDeviceGetCount(int *count) { return *count = 1, OK; }
 ENTRY cuDeviceGet(int *device, int ordinal) {
     return *device = ordinal, ordinal ? INVALID_VALUE : OK;
 }
 ENTRY cuDeviceGetName(char *name, int size, int) {
-    return snprintf(name, (size_t)size, "emulated sm_%d", capability()), OK;
+    return snprintf(name, (size_t)size, "emulated sm_%d", gpu().capability), OK;
 }
 ENTRY cuDeviceGetAttribute(int *value, int which, int) {
     switch (which) {
     case 16: *value = 4; return OK;       /* multiprocessors */
     case 38: *value = 1 << 20; return OK; /* L2 */
-    case 75: *value = capability() / 10; return OK;
-    case 76: *value = capability() % 10; return OK;
-    case 97: *value = shared_kib() << 10; return OK;
+    case 75: *value = gpu().capability / 10; return OK;
+    case 76: *value = gpu().capability % 10; return OK;
+    case 97: *value = gpu().shared_kib << 10; return OK;
     default: return INVALID_VALUE;
     }
 }
@@ -231,7 +231,7 @@ ENTRY cuLibraryGetKernel(void **out, void *library, const char *name) {
 }
 ENTRY cuKernelGetFunction(void **function, void *of) { return *function = of, OK; }
 ENTRY cuKernelSetAttribute(int which, int value, void *, int) {
-    return which == 8 && value > shared_kib() << 10 ? INVALID_VALUE : OK;
+    return which == 8 && value > gpu().shared_kib << 10 ? INVALID_VALUE : OK;
 }
 
 struct launch_config {
@@ -249,7 +249,7 @@ ENTRY cuLaunchKernelEx(const launch_config *c, void *function, void **args, void
                                 c->grid[0],      {c->block[0], c->block[1]},
                                 c->shared_bytes, seed ? strtoull(seed, nullptr, 0) : 0};
     if (threads % 32 || threads > 1024 || !l.blocks || c->grid[1] != 1 || c->grid[2] != 1 ||
-        c->block[2] != 1 || l.shared_bytes > (unsigned)shared_kib() << 10)
+        c->block[2] != 1 || l.shared_bytes > (unsigned)gpu().shared_kib << 10)
         return INVALID_VALUE;
     struct alignas(64) block {
         char bytes[64];

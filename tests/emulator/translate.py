@@ -124,4 +124,4 @@ def translate(text):
     return "".join(parts) + text[start:] + "".join(sizes)
 
 
-sys.stdout.write(translate(sys.stdin.read()))
+sys.stdout.write('#include "device.h"\n' + translate(sys.stdin.read()))
