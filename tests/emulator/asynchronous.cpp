@@ -115,13 +115,15 @@ static void finish(const box &c) {
     const uint32_t columns = c.map->box[0];
     uint32_t rows = 1;
     for (int i = 1; i < c.map->rank; i++) rows *= c.map->box[i];
+    const int64_t first = c.at[0], in_row = (int64_t)c.map->dim[0];
+    const int64_t begin = std::clamp<int64_t>(-first, 0, columns);
+    const int64_t end = std::clamp<int64_t>(in_row - first, begin, columns);
     for (uint32_t row = 0; row < rows; row++) {
         const uint16_t *from = row_of(c, row);
-        for (uint32_t i = 0; i < columns; i++) {
-            const int64_t index = c.at[0] + (int64_t)i;
-            const bool there = from && index >= 0 && (uint64_t)index < c.map->dim[0];
-            store(permuted(c.to + (row * columns + i) * 2), there ? from[index] : (uint16_t)0);
-        }
+        std::vector<uint16_t> elements(columns);
+        if (from) memcpy(elements.data() + begin, from + first + begin, (size_t)(end - begin) * 2);
+        for (uint32_t i = 0; i < columns; i++)
+            store(permuted(c.to + (row * columns + i) * 2), elements[i]);
     }
     count(at_address(c.barrier), 0, -(int)(rows * columns * 2));
 }

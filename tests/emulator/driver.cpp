@@ -95,7 +95,8 @@ ENTRY cuCtxSynchronize() { return OK; }
 
 /* ---- memory ---- */
 
-static std::map<address, size_t> allocations;
+/* Not destroyed: what a caller leaves on the GPU goes with the process. */
+static std::map<address, size_t> &allocations = *new std::map<address, size_t>;
 
 ENTRY cuMemAlloc_v2(address *memory, size_t bytes) {
     LOCKED;
