@@ -11,11 +11,17 @@ static const case_options CASES[] = {
 /* head_dim and head_dim_v where they differ, or are none of 8, 16, ... 256. */
 static const int32_t OTHER_DIMS[][2] = {{512, 512}, {576, 512}, {192, 128}};
 static const int32_t DTYPES[] = {TALLOW_BF16, TALLOW_F16, TALLOW_F32};
-enum { DIMS = 32 + COUNT(OTHER_DIMS), FEW = 2, SCORES = 2, PRECISIONS = 3, PAGED = 2 };
+static const struct {
+    int32_t precision, f32_out;
+} PRECISIONS[] = {{TALLOW_PRECISION_DEFAULT, 0},
+                  {TALLOW_PRECISION_FAST, 0},
+                  {TALLOW_PRECISION_HIGH, 0},
+                  {TALLOW_PRECISION_HIGH, 1}};
+enum { DIMS = 32 + COUNT(OTHER_DIMS), FEW = 2, SCORES = 2, PAGED = 2 };
 
 int calls_count(call_list list) {
     if (list == CALLS_CASES) return 1 + COUNT(CASES);
-    return 1 + COUNT(DTYPES) * DIMS * FEW * SCORES * PRECISIONS * PAGED;
+    return 1 + COUNT(DTYPES) * DIMS * FEW * SCORES * COUNT(PRECISIONS) * PAGED;
 }
 
 /* The last digit of a number whose digits choose among `count` each. */
@@ -32,15 +38,15 @@ static tallow_tensor rows(int32_t dtype, int64_t batch, int64_t seqlen, int64_t 
 static tallow_attention_params combination(int number) {
     const int dtype = DTYPES[take(&number, COUNT(DTYPES))], dims = take(&number, DIMS);
     const int64_t seqlen = take(&number, FEW) ? 1 : 1024, keys = 1024;
-    const int precision = take(&number, PRECISIONS);
+    const int precision = take(&number, COUNT(PRECISIONS));
     const int64_t dim = dims < 32 ? 8 * (dims + 1) : OTHER_DIMS[dims - 32][0];
     const int64_t dim_v = dims < 32 ? dim : OTHER_DIMS[dims - 32][1];
     tallow_attention_params p = {.q = rows(dtype, 1, seqlen, dim),
                                  .k = rows(dtype, 1, keys, dim),
                                  .v = rows(dtype, 1, keys, dim_v),
                                  .out = rows(dtype, 1, seqlen, dim_v)};
-    if (precision > 0) p.precision = TALLOW_PRECISION_HIGH;
-    if (precision > 1) p.out.dtype = TALLOW_F32;
+    p.precision = PRECISIONS[precision].precision;
+    if (PRECISIONS[precision].f32_out) p.out.dtype = TALLOW_F32;
     if (take(&number, SCORES)) p.softcap = 30;
     if (take(&number, PAGED)) p.block_table = (tallow_tensor){.dtype = TALLOW_I32, .shape = {1, 1}};
     return p;

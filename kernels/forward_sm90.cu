@@ -10,14 +10,16 @@
  *   q        the tile's queries; from the copier to the warpgroups
  *   k, v     blocks of keys and values; the same. V of a block comes after K of the block before it
  *
- * A slot's barrier `full` takes one arrival and the bytes of its copies, for tiles one from each
- * lane of the scheduler; `empty` takes one from each computing warp, for tiles also from the
- * copier. Roles wait for nothing else of each other: warpgroups run apart, and skip blocks that
+ * A slot's barrier `full` takes one arrival and the bytes of its copies, `empty` one from each
+ * computing warp. Of a tile all threads that read or write the slot arrive: at `full` the
+ * scheduler's, at `empty` the copier's and those that compute. Roles wait for nothing else of each other: warpgroups run apart, and skip blocks that
  * only rows of others see.
  *
  * While a warpgroup turns S of one block into weights, tensor cores multiply the weights of the
  * block before with V, and, where Q has two slots, at a tile's end Q of the next tile with its
  * keys.
+ *
+ * With a counter, the copier tells by the barrier `need` that it is coming to a tile's last blocks.
  *
  * Grid: at most one block for each multiprocessor; block: tile::threads + 128; dynamic shared
  * memory: tile.shared_bytes (src/spec.h). */
@@ -55,6 +57,12 @@ static_assert(sizeof(tile_slot) <= layout::tile_bytes, "the host counts other by
 
 INLINE tile_slot &slot_of(const tile_ring &tiles) {
     return *(tile_slot *)(shared_memory + layout::tiles + tiles.slot() * layout::tile_bytes);
+}
+
+/* By all lanes, each for what it has read. */
+INLINE void leave_slot(tile_ring &tiles) {
+    arrive(tiles.empty());
+    tiles.next();
 }
 
 /* ---- the scheduler: one warp ---- */
@@ -123,33 +131,33 @@ INLINE bool has_rows_behind(const forward_args &a, const work &w) {
     return spec::paged || w.seq.k_start + w.seq.seqlen_k < a.sequences.rows_k;
 }
 
-/* Of the tile's blocks those that a warpgroup's rows see, at least one. */
-INLINE void fill_group(tile_slot &slot, const forward_args &a, int group) {
-    const work &w = slot.w;
-    rows_seen &own = slot.group[group];
-    const int first = group * 64, rows = clamp(w.rows - first, 1, 64);
-    own.sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
-    own.sees.blocks.begin = clamp(own.sees.blocks.begin, w.blocks.begin, w.blocks.end - 1);
-    own.sees.blocks.end = clamp(own.sees.blocks.end, own.sees.blocks.begin + 1, w.blocks.end);
-    own.mend = has_rows_behind(a, w);
-}
-
+/* What the rows see is worked out side by side: by a lane for each warpgroup, and by one for the
+ * whole tile. Of the tile's blocks a warpgroup has at least one, and the tile of all. */
 INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
-    work &w = slot.w;
-    if (lane_id() == 0) {
-        enter_work(w, a, at, tile::block_rows, tile::block_keys);
+    const int group = lane_id(), groups = tile::row_warps / 4;
+    work w;
+    enter_rows(w, a, at, tile::block_rows);
+    const int first = group < groups ? group * 64 : 0;
+    const int rows = group < groups ? clamp(w.rows - first, 1, 64) : w.rows;
+    const view sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
+    w.blocks.begin = __shfl_sync(~0u, sees.blocks.begin, groups);
+    w.blocks.end = most(__shfl_sync(~0u, sees.blocks.end, groups), w.blocks.begin + 1);
+    w.clean = sees.clean;
+    if (group < groups) {
+        rows_seen &own = slot.group[group];
+        own.sees.blocks.begin = clamp(sees.blocks.begin, w.blocks.begin, w.blocks.end - 1);
+        own.sees.blocks.end = clamp(sees.blocks.end, own.sees.blocks.begin + 1, w.blocks.end);
+        own.sees.clean = sees.clean;
+        own.mend = has_rows_behind(a, w);
+    } else if (group == groups) {
         find_keys(w, a);
-        if (w.blocks.begin == w.blocks.end) { /* hidden from all rows */
-            w.blocks.begin = 0;
-            w.blocks.end = 1;
-        }
+        slot.w = w;
     }
-    __syncwarp();
-    if (lane_id() < tile::row_warps / 4) fill_group(slot, a, lane_id());
 }
 
 /* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others,
- * a round of slots without a tile makes sure that all flags have been seen. */
+ * a round of slots without a tile makes sure that all flags have been seen. With a counter no tile
+ * is taken before the copier is about to need it: another thread block might come to it first. */
 INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     tile_ring tiles(memory + layout::tile_barriers);
     tile_finder finder;
@@ -158,22 +166,21 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
     while (idle <= layout::tile_slots) {
         tiles.wait_empty();
+        if (t.counter && tiles.passed > 0)
+            wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
         tile_slot &slot = slot_of(tiles);
         const bool again = slot.redo;
         const bool found = !again && idle == 0 && find_tile(at, finder, t, round++);
         __syncwarp();
         idle = again || found ? 0 : idle + 1;
-        if (found) fill_slot(slot, t.forward, at);
-        __syncwarp();
-        if (lane_id() == 0) {
-            slot.redo = 0;
-            if (again) {
-                slot.w.careful = true;
-                for (rows_seen &own : slot.group) own.mend = true;
-            } else if (!found) {
-                slot.w.rows = idle <= layout::tile_slots ? NO_TILE : NO_MORE_TILES;
-            }
+        if (found) {
+            fill_slot(slot, t.forward, at);
+        } else if (lane_id() == 0) {
+            slot.w.careful = again;
+            for (rows_seen &own : slot.group) own.mend = true;
+            if (!again) slot.w.rows = idle <= layout::tile_slots ? NO_TILE : NO_MORE_TILES;
         }
+        if (lane_id() == 0) slot.redo = 0;
         arrive(tiles.full()); /* all lanes: each for what it has written */
         tiles.next();
     }
@@ -224,6 +231,13 @@ INLINE void copy_queries(const forward_tma_args &t, const work &w, uint32_t to, 
                  w.seq.q_start + query, w.head, b);
 }
 
+/* Blocks of keys to be copied yet when the copier asks for the next tile: meanwhile it is found. */
+constexpr int blocks_ahead = 2;
+
+INLINE void ask_for_tile(uint32_t memory) {
+    if (lane_id() == 0) arrive(memory + layout::need_barrier);
+}
+
 INLINE void copy(const forward_tma_args &t, uint32_t memory) {
     tile_ring tiles(memory + layout::tile_barriers);
     q_ring q(memory + layout::q_barriers);
@@ -234,9 +248,12 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
         if (w.rows == NO_MORE_TILES) break;
         const int first = w.blocks.begin, last = w.rows > 0 ? w.blocks.end - 1 : first - 2;
         const int head = w.head_kv;
+        const int soon = least(last, first + blocks_ahead);
         key_place before = {0, 0};
+        if (w.rows <= 0) ask_for_tile(memory);
         for (int block = last; block >= first - 1; block--) {
             key_place at = before;
+            if (block == soon) ask_for_tile(memory);
             if (block >= first) {
                 at = place_of(t, w, block);
                 k.wait_empty();
@@ -256,7 +273,7 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
             }
             before = at;
         }
-        tiles.release();
+        leave_slot(tiles);
     }
 }
 
@@ -275,6 +292,7 @@ struct place {
     bool first;                /* V's product starts O */
     bool masked, mend;         /* the block before needs a mask; V of this one a look */
     bool ready;                /* both have been seen to be there */
+    bool exact;                /* maxima are those of all keys, whatever spec::maxima */
 };
 
 INLINE int same_for_all(int x) { return __shfl_sync(~0u, x, 0); }
@@ -310,6 +328,7 @@ INLINE void enter_tile(place &at, const rows_seen *own, const forward_args &a, c
     at.own = own;
     at.block = same_for_all(own->sees.blocks.end);
     at.begin = same_for_all(own->sees.blocks.begin);
+    at.exact = __any_sync(~0u, w.careful);
     if (spec::scores == 1) {
         __syncwarp();
         note_rows(a, w, memory);
@@ -350,19 +369,28 @@ INLINE void put_back(const place &at, out_block &o, const forward_args &a, const
         if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
-/* Rows are written; the tile is handed back if what it hides has made them inf or NaN. */
+/* Whether sums have left the range in which they and weights are as good as others. */
+INLINE bool overflows(const softmax_state &state, const work &w) {
+    bool some = false;
+    UNROLL for (int i = 0; i < tile::row_states; i++)
+        some |= !(state.sum[i] < 1e30f) && row_in_tile(i) < w.rows;
+    return spec::maxima == 1 && some;
+}
+
+/* Rows are written; the tile is handed back if what it hides has made them inf or NaN, or if it must
+ * know its maxima. */
 INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forward_args &a,
                        const work &w, uint32_t memory, float scale) {
-    const bool redo = !w.careful && hides_keys(w) && any_nonfinite(o, w);
-    if (__any_sync(~0u, redo) && lane_id() == 0) slot_of(at.tiles).redo = 1;
+    const bool redo = overflows(state, w) || (hides_keys(w) && any_nonfinite(o, w));
+    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0)
+        slot_of(at.tiles).redo = 1;
     finish_sums(state.sum, memory);
     finish_rows(o, state, a, w, scale);
     if (a.out_dtype == 3)
         store_floats(o, a, w);
     else
         store_quads(o, a, w);
-    __syncwarp();
-    at.tiles.release();
+    leave_slot(at.tiles);
 }
 
 /* The next tile to begin; null: there are no more. */
@@ -372,8 +400,7 @@ INLINE const tile_slot *next_tile(place &at) {
         const tile_slot &slot = slot_of(at.tiles);
         if (slot.w.rows > 0) return &slot;
         if (slot.w.rows == NO_MORE_TILES) return nullptr;
-        __syncwarp();
-        at.tiles.release();
+        leave_slot(at.tiles);
     }
 }
 
@@ -403,14 +430,18 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
     const tile_slot *slot;
     const work *w;
 
-    /* S becomes weights; true: maxima were raised, O must be brought to them */
-    auto weigh_next = [&](const work &of) {
+    /* S becomes weights; true: maxima were raised, O must be brought to them. With spec::maxima most
+     * blocks are taken to raise none: weights and sums are then larger than 1, and what becomes
+     * too large is found at the end */
+    auto weigh_next = [&](const work &of, const bool opens) {
         const bool masked = at.masked;
         leave_keys(at);
         if (spec::scores == 1) bias_scores(s, a, memory, at.block * tile::block_keys);
         if (masked) mask_scores(s, memory);
-        const bool raised = raise_maxima(s, state, scale, memory,
-                                         [&](const int i, float by) { factor[i] = by; });
+        bool raised = false;
+        if (spec::maxima == 0 || opens || masked || at.exact)
+            raised = raise_maxima(s, state, scale, memory,
+                                  [&](const int i, float by) { factor[i] = by; });
         look_at_keys(at, memory);
         weigh(s, state, scale, 0, tile::key_parts);
         return raised;
@@ -430,7 +461,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         multiply_keys(s, at.q_at, at.k_at);
         finish_products(s, o, p);
         clear(state);
-        weigh_next(*w);
+        weigh_next(*w, true);
         pack_weights(p, s);
     };
     /* S = Q K^T of the next block beside O += P V of the last one */
@@ -443,7 +474,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         multiply_keys(s, at.q_at, at.k_at);
         multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
-        const bool raised = weigh_next(*w);
+        const bool raised = weigh_next(*w, false);
         finish_products(s, o, p);
         at.v.release();
         look_at_values(at, memory);
@@ -472,7 +503,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
         clear(state);
-        weigh_next(*next);
+        weigh_next(*next, true);
         finish_products(s, o, p);
         at.v.release();
         for (int i = 0; i < passed; i++) {
@@ -525,7 +556,8 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
                 init_barrier(memory + at + (slots + i) * 8, releases);
             }
         };
-        init(layout::tile_barriers, layout::tile_slots, 32, consumer_warps + 1);
+        init(layout::tile_barriers, layout::tile_slots, 32, 32 * (consumer_warps + 1));
+        init_barrier(memory + layout::need_barrier, 1);
         init(layout::q_barriers, tile::q_slots, 1, consumer_warps);
         init(layout::k_barriers, layout::stages, 1, consumer_warps);
         init(layout::v_barriers, layout::stages, 1, consumer_warps);

@@ -26,13 +26,14 @@ constexpr int rows = v + stages * v_bytes; /* what is known of each row of the t
 constexpr int row_seen = spec::scores == 1 ? 8 : 0; /* position and slope are for scores alone */
 constexpr int row_bytes = row_seen + 8 * tile::seen_words;
 constexpr int tiles = rows + tile::block_rows * row_bytes;
-constexpr int tile_slots = 2; /* the tile that is computed and the next */
+constexpr int tile_slots = 4; /* short ones take longer to find than to compute */
 constexpr int tile_bytes = work_bytes + (tile::row_warps / 4 * 20 + 4 + 7) / 8 * 8;
 constexpr int tile_barriers = tiles + tile_slots * tile_bytes;
 constexpr int q_barriers = tile_barriers + 2 * tile_slots * 8;
 constexpr int k_barriers = q_barriers + 2 * tile::q_slots * 8;
 constexpr int v_barriers = k_barriers + 2 * stages * 8;
-constexpr int bytes = v_barriers + 2 * stages * 8;
+constexpr int need_barrier = v_barriers + 2 * stages * 8;
+constexpr int bytes = need_barrier + 8;
 constexpr int maxima = 0; /* not exchanged */
 constexpr int v_pieces = v_bytes / 16; /* 16 bytes each */
 INLINE constexpr int piece_row(int piece) { return piece / 8 % tile::block_keys; }

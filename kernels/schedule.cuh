@@ -78,9 +78,8 @@ struct tile_index {
     int b, head, row_block;
 };
 
-/* All parts of a tile in one. `w` may lie in shared memory: then little has to be in registers. */
-INLINE void enter_work(work &w, const forward_args &a, tile_index at, int block_rows,
-                       int block_keys) {
+/* The tile's rows and where they and their keys lie; not yet what they see. */
+INLINE void enter_rows(work &w, const forward_args &a, tile_index at, int block_rows) {
     w.b = at.b;
     w.head = at.head;
     w.head_kv = divide(at.head, a.kv_group);
@@ -92,6 +91,12 @@ INLINE void enter_work(work &w, const forward_args &a, tile_index at, int block_
     w.part = 0;
     w.parts = 1;
     w.careful = false;
+}
+
+/* All parts of a tile in one. `w` may lie in shared memory: then little has to be in registers. */
+INLINE void enter_work(work &w, const forward_args &a, tile_index at, int block_rows,
+                       int block_keys) {
+    enter_rows(w, a, at, block_rows);
     if (w.rows == 0) return;
     view v = view_of(a, w.seq, w.b, w.row_begin, w.rows, block_keys);
     w.blocks = v.blocks;

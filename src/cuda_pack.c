@@ -73,13 +73,18 @@ static tallow_status add(const spec *s, const cuda_gpu *gpu, const char *pack, c
     return status;
 }
 
-/* With wgmma also the kernel of other tiles: how many multiprocessors there are chooses. */
+/* With wgmma also the kernels of other tiles: how many multiprocessors there are chooses among
+ * them, and how long the sequences of a call are. */
 static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char *pack, counts *n) {
     spec other = *s;
-    other.rows = s->rows == 2 ? 0 : 2;
     tallow_status status = add(s, gpu, pack, n);
-    if (status || s->family != 90 || tallow_spec_check(&other)) return status;
-    return add(&other, gpu, pack, n);
+    for (int i = 0; i < 3 && s->family == 90 && !status; i++) {
+        other.rows = i == 1 ? 2 : 0;
+        other.keys = i == 2;
+        other.maxima = i == 1 ? 0 : s->maxima;
+        if (tallow_spec_check(&other) == TALLOW_OK) status = add(&other, gpu, pack, n);
+    }
+    return status;
 }
 
 tallow_status tallow_cuda_pack(const problem *p, const char *arch, char *text, size_t text_size) {

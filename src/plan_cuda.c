@@ -11,7 +11,8 @@ enum {
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
-    LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
+    LARGE_BLOCK_KEYS = 2048,   /* that a query may see */
+    LEAST_COUNTED_BLOCKS = 96, /* of keys, of each multiprocessor */
     SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
 };
 
@@ -93,9 +94,24 @@ static int64_t count_tiles(const cuda_plan *plan, const problem *p) {
     return p->batch * plan->tile_heads * plan->row_blocks;
 }
 
-static void use_small_tiles(cuda_plan *out, const problem *p) {
-    if (most(p->head_dim, p->head_dim_v) > 192) return;
-    out->kernel.rows = 2;
+/* Keys that a query may see at most, unless prefix ranges show it more. */
+static int64_t most_visible(const problem *p) {
+    return least(p->max_seqlen_k, p->window_left + p->window_right + 1);
+}
+
+/* Small tiles when there are too few; large blocks of keys for long rows of them, or when bits may
+ * not depend on what a batch's longest sequence is. */
+static void fit_wgmma(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
+    spec small = out->kernel, large = out->kernel;
+    small.rows = 2;
+    small.maxima = 0;
+    large.keys = 1;
+    if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors) {
+        if (tallow_spec_check(&small) == TALLOW_OK) out->kernel = small;
+    } else if ((p->batch_invariant || most_visible(p) >= LARGE_BLOCK_KEYS) &&
+               tallow_spec_check(&large) == TALLOW_OK) {
+        out->kernel = large;
+    }
     use_family(out, p, 90);
 }
 
@@ -103,6 +119,7 @@ static void use_small_tiles(cuda_plan *out, const problem *p) {
 static void leave_wgmma(cuda_plan *out, const problem *p, const char *why) {
     out->why = why;
     out->kernel.rows = out->kernel.rows == 1;
+    out->kernel.keys = out->kernel.maxima = 0;
     use_family(out, p, 80);
 }
 
@@ -122,11 +139,12 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
     };
     use_family(out, p, family_of(gpu));
     if (out->kernel.family != 90) return tallow_spec_check(&out->kernel);
+    out->kernel.maxima = p->precision == TALLOW_PRECISION_FAST && p->dtype == TALLOW_BF16;
     out->why = bars_wgmma(out, p);
     if (out->why)
         leave_wgmma(out, p, out->why);
-    else if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors)
-        use_small_tiles(out, p);
+    else
+        fit_wgmma(out, p, gpu);
     return tallow_spec_check(&out->kernel);
 }
 

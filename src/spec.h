@@ -24,7 +24,7 @@ enum {
 #define TALLOW_AXIS(name, ...) SPEC_AXIS_##name,
 #include "spec.def"
     SPEC_AXES,
-    SPEC_KEY = 192,   /* bytes that any key fits in */
+    SPEC_KEY = 224,   /* bytes that any key fits in */
     SPEC_OPTION = 40, /* bytes that any option fits in */
     SPEC_OPTIONS = SPEC_AXES + 9
 };

@@ -89,8 +89,10 @@ static void check_turing(void) {
                   8 * (i % 32 + 1),
                   8 * (i / 32 % 32 + 1),
                   options % 2,
+                  0,
                   options / 2 % 2,
                   options / 4 % 3 + 1,
+                  0,
                   options / 12 % 2,
                   options / 24,
                   64};
@@ -99,7 +101,7 @@ static void check_turing(void) {
     }
 }
 
-static const spec usual = {80, TALLOW_BF16, 128, 128, 0, 0, 1, 0, 0, 227};
+static const spec usual = {80, TALLOW_BF16, 128, 128, 0, 0, 0, 1, 0, 0, 0, 227};
 
 static void check_options(void) {
     spec_options options;
@@ -135,7 +137,7 @@ static void check_complaints(void) {
     check_complaint(s, "compute capability 7.5 take f16 alone");
     s.dtype = TALLOW_F16;
     check_complaint(s, "64 KiB of shared memory");
-    s = (spec){80, TALLOW_F32, 576, 512, 0, 0, 1, 0, 0, 99};
+    s = (spec){80, TALLOW_F32, 576, 512, 0, 0, 0, 1, 0, 0, 0, 99};
     check_complaint(s, "no tile fits in 99 KiB");
 }
 
