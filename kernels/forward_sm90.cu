@@ -30,11 +30,20 @@
 extern __shared__ __align__(1024) char shared_memory[];
 
 constexpr int consumer_warps = tile::row_warps;
-/* Registers of a thread that computes and of the others, in eights: a multiprocessor has 64 Ki. One
- * computing warpgroup leaves enough for all. */
+/* Registers of a thread when the block starts, then of one that computes and of the others: they
+ * have no more in all, else those that compute would wait for ever. One computing warpgroup leaves
+ * enough for all. */
+constexpr int started_registers = 65536 / (tile::threads + 128) / 8 * 8;
 constexpr bool shares_registers = tile::row_warps > 4;
 constexpr int consumer_registers = tile::row_warps == 8 ? 224 : 152;
 constexpr int producer_registers = 56;
+static_assert(!shares_registers ||
+                  tile::threads * (consumer_registers - started_registers) <=
+                      128 * (started_registers - producer_registers),
+              "setmaxnreg would wait");
+
+/* Whether there are registers to write a tile's rows beside a product of the next one. */
+constexpr bool leaves_late = tile::row_warps <= 8;
 
 typedef ring<layout::tile_slots> tile_ring;
 typedef ring<tile::q_slots> q_ring;
@@ -50,6 +59,7 @@ struct rows_seen {
 /* A tile, and each warpgroup's part of it. */
 struct tile_slot {
     work w;
+    tile_end end;
     rows_seen group[tile::row_warps / 4];
     int redo; /* set by those who compute it: once more, carefully */
 };
@@ -152,6 +162,7 @@ INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     } else if (group == groups) {
         find_keys(w, a);
         slot.w = w;
+        slot.end = end_of_tile(a, w);
     }
 }
 
@@ -286,7 +297,7 @@ struct place {
     tile_ring tiles;
     q_ring q;
     key_ring k, v;
-    const rows_seen *own;
+    tile_slot *slot;           /* the tile */
     int block, begin;          /* whose weights P holds; the first that these rows see */
     uint32_t q_at, k_at, v_at; /* operands */
     bool first;                /* V's product starts O */
@@ -297,18 +308,20 @@ struct place {
 
 INLINE int same_for_all(int x) { return __shfl_sync(~0u, x, 0); }
 
+INLINE const rows_seen &own_rows(const tile_slot &slot) { return slot.group[row_warp() / 4]; }
+
 INLINE void look_at_queries(place &at, uint32_t memory) {
     const uint32_t rows = row_warp() / 4 * 64 * 128;
     at.q_at = operand_at(memory + layout::q + at.q.slot() * layout::q_bytes + rows, 16);
 }
 INLINE void look_at_keys(place &at, uint32_t memory) {
     at.k_at = operand_at(memory + layout::k + at.k.slot() * layout::k_bytes, 16);
-    at.masked = __any_sync(~0u, !is_clean(at.own->sees.clean, at.block - 1));
+    at.masked = __any_sync(~0u, !is_clean(own_rows(*at.slot).sees.clean, at.block - 1));
 }
 INLINE void look_at_values(place &at, uint32_t memory) {
     at.v_at = operand_at(memory + layout::v + at.v.slot() * layout::v_bytes,
                          tile::block_keys * 128);
-    at.mend = __any_sync(~0u, at.own->mend);
+    at.mend = __any_sync(~0u, own_rows(*at.slot).mend);
 }
 
 /* Blocks of keys that the tile has and these rows do not see. */
@@ -321,17 +334,15 @@ INLINE void pass_by(place &at, int blocks) {
     }
 }
 
-INLINE const rows_seen *own_rows(const tile_slot &slot) { return slot.group + row_warp() / 4; }
-
-INLINE void enter_tile(place &at, const rows_seen *own, const forward_args &a, const work &w,
-                       uint32_t memory) {
-    at.own = own;
-    at.block = same_for_all(own->sees.blocks.end);
-    at.begin = same_for_all(own->sees.blocks.begin);
-    at.exact = __any_sync(~0u, w.careful);
+INLINE void enter_tile(place &at, tile_slot *slot, const forward_args &a, uint32_t memory) {
+    const rows_seen &own = own_rows(*slot);
+    at.slot = slot;
+    at.block = same_for_all(own.sees.blocks.end);
+    at.begin = same_for_all(own.sees.blocks.begin);
+    at.exact = spec::maxima == 1 && __any_sync(~0u, slot->w.careful);
     if (spec::scores == 1) {
         __syncwarp();
-        note_rows(a, w, memory);
+        note_rows(a, slot->w, memory);
         __syncwarp();
     }
 }
@@ -365,7 +376,7 @@ INLINE void leave_keys(place &at) {
 /* Of a careful tile, what was taken out of V. */
 INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w,
                      uint32_t memory) {
-    for (int block = at.own->sees.blocks.end - 1; block >= at.begin; block--)
+    for (int block = own_rows(*at.slot).sees.blocks.end - 1; block >= at.begin; block--)
         if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
@@ -380,24 +391,25 @@ INLINE bool overflows(const softmax_state &state, const work &w) {
 /* Rows are written; the tile is handed back if what it hides has made them inf or NaN, or if it must
  * know its maxima. */
 INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forward_args &a,
-                       const work &w, uint32_t memory, float scale) {
-    const bool redo = overflows(state, w) || (hides_keys(w) && any_nonfinite(o, w));
-    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0)
-        slot_of(at.tiles).redo = 1;
-    finish_sums(state.sum, memory);
-    finish_rows(o, state, a, w, scale);
+                       float scale) {
+    tile_slot &slot = slot_of(at.tiles);
+    const work &w = slot.w;
+    const bool redo = overflows(state, w) || (slot.end.hides && any_nonfinite(o, w));
+    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0) slot.redo = 1;
+    finish_sums(state.sum, 0);
+    finish_rows(o, state, a, w, slot.end, scale);
     if (a.out_dtype == 3)
         store_floats(o, a, w);
     else
-        store_quads(o, a, w);
+        store_quads(o, a, w, slot.end);
     leave_slot(at.tiles);
 }
 
 /* The next tile to begin; null: there are no more. */
-INLINE const tile_slot *next_tile(place &at) {
+INLINE tile_slot *next_tile(place &at) {
     for (;;) {
         at.tiles.wait_full();
-        const tile_slot &slot = slot_of(at.tiles);
+        tile_slot &slot = slot_of(at.tiles);
         if (slot.w.rows > 0) return &slot;
         if (slot.w.rows == NO_MORE_TILES) return nullptr;
         leave_slot(at.tiles);
@@ -406,15 +418,16 @@ INLINE const tile_slot *next_tile(place &at) {
 
 /* The tile after this one, if its first product can run beside the last of this one: copies that
  * this one still has to take do not stand before it. */
-INLINE const tile_slot *tile_to_follow(const place &at, const work &w) {
+INLINE tile_slot *tile_to_follow(const place &at) {
     tile_ring next = at.tiles;
+    const work &w = at.slot->w;
     if (tile::q_slots == 1 || w.careful || at.begin > w.blocks.begin)
         return nullptr;
     next.next();
     next.wait_full();
-    const tile_slot &slot = slot_of(next);
+    tile_slot &slot = slot_of(next);
     if (slot.w.rows <= 0) return nullptr;
-    const int passed = slot.w.blocks.end - own_rows(slot)->sees.blocks.end;
+    const int passed = slot.w.blocks.end - own_rows(slot).sees.blocks.end;
     return passed <= layout::stages ? &slot : nullptr;
 }
 
@@ -425,15 +438,13 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
     score_block s;
     weight_block p;
     out_block o;
-    softmax_state state;
+    softmax_state state, done; /* done: of the tile to be left, whose slot at.tiles stands at */
     row_values factor;
-    const tile_slot *slot;
-    const work *w;
 
     /* S becomes weights; true: maxima were raised, O must be brought to them. With spec::maxima most
      * blocks are taken to raise none: weights and sums are then larger than 1, and what becomes
      * too large is found at the end */
-    auto weigh_next = [&](const work &of, const bool opens) {
+    auto weigh_next = [&](const bool opens) {
         const bool masked = at.masked;
         leave_keys(at);
         if (spec::scores == 1) bias_scores(s, a, memory, at.block * tile::block_keys);
@@ -447,34 +458,42 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         return raised;
     };
     /* S = Q K^T of a tile's first block, alone */
-    auto begin = [&] {
-        enter_tile(at, own_rows(*slot), a, *w, memory);
-        pass_by(at, w->blocks.end - at.block);
+    auto begin = [&](tile_slot *slot) {
+        const work &w = slot->w;
+        enter_tile(at, slot, a, memory);
+        pass_by(at, w.blocks.end - at.block);
         look_at_queries(at, memory);
         look_at_keys(at, memory);
         look_at_values(at, memory);
         at.first = true;
         at.ready = false;
         at.q.wait_full();
-        wait_keys(at, a, *w, memory);
+        wait_keys(at, a, w, memory);
         start_products(s, o, p);
         multiply_keys(s, at.q_at, at.k_at);
         finish_products(s, o, p);
         clear(state);
-        weigh_next(*w, true);
+        weigh_next(true);
         pack_weights(p, s);
     };
-    /* S = Q K^T of the next block beside O += P V of the last one */
-    auto step = [&] {
+    auto leave = [&] { leave_tile(at, o, done, a, scale); };
+    /* S = Q K^T of the next block beside O += P V of the last one; and beside the former, after a
+     * tile's first block, the tile before is left */
+    auto step = [&](const bool leaves) {
+        const work &w = at.slot->w;
         if (!at.ready || at.masked || at.mend) {
-            wait_values(at, *w, memory);
-            wait_keys(at, a, *w, memory);
+            wait_values(at, w, memory);
+            wait_keys(at, a, w, memory);
         }
         start_products(s, o, p);
         multiply_keys(s, at.q_at, at.k_at);
+        if (leaves) {
+            leave();
+            start_values(o);
+        }
         multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
-        const bool raised = weigh_next(*w, false);
+        const bool raised = weigh_next(false);
         finish_products(s, o, p);
         at.v.release();
         look_at_values(at, memory);
@@ -484,12 +503,11 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         UNROLL for (int i = 0; i < tile::row_states && raised; i++) rescale(o, i, factor[i]);
     };
     /* the same, of the next tile beside this one */
-    auto turn_to = [&](const tile_slot &following) {
-        const softmax_state done = state;
-        const work *next = &following.w;
-        wait_values(at, *w, memory);
-        enter_tile(at, own_rows(following), a, *next, memory);
-        const int passed = next->blocks.end - at.block;
+    auto turn_to = [&](tile_slot *slot) {
+        const work &next = slot->w;
+        wait_values(at, at.slot->w, memory);
+        enter_tile(at, slot, a, memory);
+        const int passed = next.blocks.end - at.block;
         for (int i = 0; i < passed; i++) {
             at.k.wait_full();
             at.k.release();
@@ -497,13 +515,13 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         look_at_queries(at, memory);
         look_at_keys(at, memory);
         at.q.wait_full();
-        wait_keys(at, a, *next, memory);
+        wait_keys(at, a, next, memory);
         start_products(s, o, p);
         multiply_keys(s, at.q_at, at.k_at);
         multiply_values(o, p, at.v_at, !at.first);
         finish_keys(s);
         clear(state);
-        weigh_next(*next, true);
+        weigh_next(true);
         finish_products(s, o, p);
         at.v.release();
         for (int i = 0; i < passed; i++) {
@@ -514,33 +532,33 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         at.first = true;
         at.ready = false;
         pack_weights(p, s);
-        leave_tile(at, o, done, a, *w, memory, scale);
     };
     /* O += P V of a tile's last block, alone */
     auto end = [&] {
-        wait_values(at, *w, memory);
+        const work &w = at.slot->w;
+        wait_values(at, w, memory);
         start_products(s, o, p);
         multiply_values(o, p, at.v_at, !at.first);
         finish_products(s, o, p);
         at.v.release();
-        pass_by(at, at.begin - w->blocks.begin);
-        if (w->careful) put_back(at, o, a, *w, memory);
-        leave_tile(at, o, state, a, *w, memory, scale);
+        pass_by(at, at.begin - w.blocks.begin);
+        if (w.careful) put_back(at, o, a, w, memory);
     };
 
-    while ((slot = next_tile(at))) {
-        w = &slot->w;
-        begin();
-        for (bool more = true; more;) {
-            while (at.block > at.begin) step();
-            slot = tile_to_follow(at, *w);
-            more = slot;
-            if (more) {
-                turn_to(*slot);
-                w = &slot->w;
-            } else {
+    while (tile_slot *slot = next_tile(at)) {
+        begin(slot);
+        while (slot) {
+            while (at.block > at.begin) step(false);
+            done = state;
+            slot = tile_to_follow(at);
+            if (slot)
+                turn_to(slot);
+            else
                 end();
-            }
+            if (leaves_late && slot && at.block > at.begin)
+                step(true);
+            else
+                leave();
         }
     }
 }

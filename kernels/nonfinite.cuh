@@ -8,13 +8,17 @@
 #include "scores.cuh"
 
 INLINE bool any_nonfinite(const out_block &o, const work &w) {
-    float zero = 0;
+    const int chains = spec::family == 90 ? 4 : 1; /* that need not wait for each other */
+    float zero[4] = {0, 0, 0, 0};
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         if (spec::family == 90 && row_in_tile(i) >= w.rows) continue; /* else they are zeros */
         UNROLL for (int n = 0; n < tile::column_parts; n++)
-            UNROLL for (int c = 0; c < 2; c++) zero = fmaf(o[i / 2][n][i % 2 * 2 + c], 0, zero);
+            UNROLL for (int c = 0; c < 2; c++) {
+                float &chain = zero[(n * 2 + c) % chains];
+                chain = fmaf(o[i / 2][n][i % 2 * 2 + c], 0, chain);
+            }
     }
-    return zero != 0;
+    return zero[0] + zero[1] + zero[2] + zero[3] != 0;
 }
 
 INLINE bool nonfinite_bits(uint32_t bits) {

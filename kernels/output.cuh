@@ -7,28 +7,6 @@
 #include "softmax.cuh"
 #include "total.cuh"
 
-/* Rows are normalised, and their lse stored. Each lane of a quad does one row's arithmetic for all
- * four. */
-INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_args &a,
-                        const work &w, float scale) {
-    const int own = lane_id() % tile::row_states, row = row_in_tile(own);
-    float base = base_of(state.max[0], scale), sum = state.sum[0];
-    UNROLL for (int i = 1; i < tile::row_states; i++) {
-        base = own == i ? base_of(state.max[i], scale) : base;
-        sum = own == i ? state.sum[i] : sum;
-    }
-    const query_of_row q = query_of(a, w, row);
-    const row_total total = total_of(a, q.head, base, sum);
-    if (a.lse && row < w.rows && lane_id() % 4 == own && column_warp() == 0)
-        a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-            total.lse;
-    UNROLL for (int i = 0; i < tile::row_states; i++) {
-        float factor = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
-        UNROLL for (int n = 0; n < tile::column_parts; n++)
-            UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= factor;
-    }
-}
-
 /* Of a part, maxima and sums; its rows stay as they are. */
 INLINE void store_states(const softmax_state &state, const forward_args &a, const work &w,
                          float scale) {

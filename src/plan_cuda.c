@@ -14,6 +14,7 @@ enum {
     LARGE_BLOCK_KEYS = 2048,   /* that a query may see */
     LEAST_COUNTED_BLOCKS = 96, /* of keys, of each multiprocessor */
     SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
+    ALIKE_SECTION = 4,         /* heads, when no tile is longer than others */
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -172,7 +173,13 @@ static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu)
     choose_splits(out, p, gpu);
 }
 
-/* Heads are worked on in equal sections whose K and V stay in the cache. */
+static bool tiles_differ(const problem *p) {
+    return p->masked || p->q_layout == LAYOUT_PACKED || p->k_layout == LAYOUT_PACKED ||
+           p->seqused_k.data || p->leftpad_k.data;
+}
+
+/* Heads are worked on in equal sections whose K and V stay in the cache: large ones where the
+ * longest tiles must come first, else small ones, so that a head's tiles come together. */
 static int64_t choose_section(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
     const int64_t heads = p->batch * plan->tile_heads;
     const int64_t row_bytes = (p->head_dim + p->head_dim_v) * (int64_t)tallow_dtype_size(p->dtype);
@@ -181,7 +188,9 @@ static int64_t choose_section(const cuda_plan *plan, const problem *p, const cud
     const int64_t by_cache = (int64_t)(gpu->l2_bytes / 5 * 3) / head_bytes;
     const int64_t by_tiles =
         ceil_div((int64_t)gpu->multiprocessors * SECTION_TILES, plan->row_blocks * plan->splits);
-    const int64_t section = most(1, least(heads, most(by_cache, by_tiles)));
+    const bool alike = plan->kernel.family == 90 && !tiles_differ(p);
+    const int64_t wanted = alike ? least(by_cache, ALIKE_SECTION) : most(by_cache, by_tiles);
+    const int64_t section = most(1, least(heads, wanted));
     return ceil_div(heads, ceil_div(heads, section));
 }
 
@@ -229,10 +238,8 @@ static void count_bytes(cuda_plan *out, const problem *p) {
 /* Tiles of different lengths, several for each thread block, are taken as blocks get to them; the
  * counter costs two microseconds, so they must be worth it. */
 static bool counts_tiles(const cuda_plan *plan, const problem *p) {
-    const bool differ = p->masked || p->q_layout == LAYOUT_PACKED || p->k_layout == LAYOUT_PACKED ||
-                        p->seqused_k.data || p->leftpad_k.data;
     const int64_t blocks = ceil_div(p->max_seqlen_k, plan->tile.block_keys);
-    return plan->kernel.family == 90 && differ && plan->tiles > 2 * plan->blocks &&
+    return plan->kernel.family == 90 && tiles_differ(p) && plan->tiles > 2 * plan->blocks &&
            plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;
 }
 

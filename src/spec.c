@@ -81,7 +81,7 @@ tallow_status tallow_spec_check(const spec *s) {
 
 /* ---- tiles ---- */
 
-enum { WORK_BYTES = 112, TILE_SLOTS = 4 };
+enum { WORK_BYTES = 112, TILE_END_BYTES = 24, TILE_SLOTS = 4 };
 
 static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit * unit; }
 static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -106,7 +106,7 @@ static int32_t shared_bytes_90(const spec *s, const spec_tile *t) {
     int32_t bytes = t->q_slots * t->block_rows * q_row;
     bytes += t->slots / 2 * t->block_keys * (q_row + v_row);
     bytes += t->block_rows * (s->scores * 8 + (t->block_keys + 63) / 64 * 8);
-    bytes += TILE_SLOTS * (WORK_BYTES + round_up(t->row_warps / 4 * 20 + 4, 8));
+    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + round_up(t->row_warps / 4 * 20 + 4, 8));
     return bytes + 8 * (2 * (TILE_SLOTS + t->q_slots + t->slots) + 1);
 }
 
