@@ -12,7 +12,7 @@ enum {
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
     LARGE_BLOCK_KEYS = 2048,   /* that a query may see */
-    LEAST_COUNTED_BLOCKS = 96, /* of keys, of each multiprocessor */
+    LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
     SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
     ALIKE_SECTION = 4,         /* heads, when no tile is longer than others */
 };
@@ -185,11 +185,12 @@ static int64_t choose_section(const cuda_plan *plan, const problem *p, const cud
     const int64_t row_bytes = (p->head_dim + p->head_dim_v) * (int64_t)tallow_dtype_size(p->dtype);
     const int64_t head_bytes =
         most(1, p->max_seqlen_k * row_bytes * p->heads_kv / plan->tile_heads);
-    const int64_t by_cache = (int64_t)(gpu->l2_bytes / 5 * 3) / head_bytes;
+    const bool wgmma = plan->kernel.family == 90;
+    const int64_t by_cache = (int64_t)(gpu->l2_bytes / 10) * (wgmma ? 3 : 6) / head_bytes;
     const int64_t by_tiles =
         ceil_div((int64_t)gpu->multiprocessors * SECTION_TILES, plan->row_blocks * plan->splits);
-    const bool alike = plan->kernel.family == 90 && !tiles_differ(p);
-    const int64_t wanted = alike ? least(by_cache, ALIKE_SECTION) : most(by_cache, by_tiles);
+    const int64_t wanted =
+        wgmma && !tiles_differ(p) ? least(by_cache, ALIKE_SECTION) : most(by_cache, by_tiles);
     const int64_t section = most(1, least(heads, wanted));
     return ceil_div(heads, ceil_div(heads, section));
 }
