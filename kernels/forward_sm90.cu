@@ -12,12 +12,12 @@
  *
  * A slot's barrier `full` takes one arrival and the bytes of its copies, `empty` one from each
  * computing warp. Of a tile all threads that read or write the slot arrive: at `full` the
- * scheduler's, at `empty` the copier's and those that compute. Roles wait for nothing else of each other: warpgroups run apart, and skip blocks that
- * only rows of others see.
+ * scheduler's, at `empty` the copier's and those that compute. Roles wait for nothing else of each
+ * other: warpgroups run apart, and skip blocks that only rows of others see.
  *
  * While a warpgroup turns S of one block into weights, tensor cores multiply the weights of the
  * block before with V, and, where Q has two slots, at a tile's end Q of the next tile with its
- * keys.
+ * keys. The tile's rows are then written beside the next tile's second product with keys.
  *
  * With a counter, the copier tells by the barrier `need` that it is coming to a tile's last blocks.
  *
@@ -42,8 +42,11 @@ static_assert(!shares_registers ||
                       128 * (started_registers - producer_registers),
               "setmaxnreg would wait");
 
-/* Whether there are registers to write a tile's rows beside a product of the next one. */
-constexpr bool leaves_late = tile::row_warps <= 8;
+/* Whether products leave registers to do something else beside them. */
+constexpr int product_registers =
+    tile::head_dim_v / 2 + tile::block_keys / 2 + tile::block_keys / 4 * spec::p_parts;
+constexpr bool has_room =
+    (shares_registers ? consumer_registers : 255) - product_registers >= 40;
 
 typedef ring<layout::tile_slots> tile_ring;
 typedef ring<tile::q_slots> q_ring;
@@ -360,10 +363,15 @@ INLINE void wait_values(const place &at, const work &w, uint32_t memory) {
     if (at.mend) mend_values(at, w, memory);
 }
 
+/* What each row sees of the block before it, if that is masked. */
+INLINE void note_masked(const place &at, const forward_args &a, const work &w, uint32_t memory) {
+    if (at.masked) note_visible(a, w, memory, (at.block - 1) * tile::block_keys);
+}
+
 /* For K of the block before it. */
 INLINE void wait_keys(const place &at, const forward_args &a, const work &w, uint32_t memory) {
     at.k.wait_full();
-    if (at.masked) note_visible(a, w, memory, (at.block - 1) * tile::block_keys);
+    if (!has_room) note_masked(at, a, w, memory);
 }
 
 /* S is of the block before; K of it has been read, and with the first block's Q. */
@@ -471,6 +479,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         wait_keys(at, a, w, memory);
         start_products(s, o, p);
         multiply_keys(s, at.q_at, at.k_at);
+        if (has_room) note_masked(at, a, w, memory);
         finish_products(s, o, p);
         clear(state);
         weigh_next(true);
@@ -481,7 +490,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
      * tile's first block, the tile before is left */
     auto step = [&](const bool leaves) {
         const work &w = at.slot->w;
-        if (!at.ready || at.masked || at.mend) {
+        if (!at.ready || at.mend || (at.masked && !has_room)) {
             wait_values(at, w, memory);
             wait_keys(at, a, w, memory);
         }
@@ -492,6 +501,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
             start_values(o);
         }
         multiply_values(o, p, at.v_at, !at.first);
+        if (has_room) note_masked(at, a, w, memory);
         finish_keys(s);
         const bool raised = weigh_next(false);
         finish_products(s, o, p);
@@ -519,6 +529,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
         start_products(s, o, p);
         multiply_keys(s, at.q_at, at.k_at);
         multiply_values(o, p, at.v_at, !at.first);
+        if (has_room) note_masked(at, a, next, memory);
         finish_keys(s);
         clear(state);
         weigh_next(true);
@@ -555,7 +566,7 @@ INLINE void compute(const forward_args &a, uint32_t memory) {
                 turn_to(slot);
             else
                 end();
-            if (leaves_late && slot && at.block > at.begin)
+            if (has_room && slot && at.block > at.begin)
                 step(true);
             else
                 leave();

@@ -69,7 +69,7 @@ INLINE bool hides_keys(const work &w) {
            !(is_clean(w.clean, w.blocks.begin) && is_clean(w.clean, w.blocks.end - 1));
 }
 
-/* Before the barrier in front of a masked block, or with sm_90 for the warp's own rows before the
+/* Before the barrier in front of a masked block, or with sm_90 for the warp's own rows beside the
  * products: which of its keys each row sees. */
 #if SPEC_family == 90
 INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
