@@ -88,7 +88,12 @@ def bench(name: str, calls: Sequence[Mapping[str, Any]]) -> Any:
 # Runs beside other libraries: a cell has B, Sq, Sk, H, HK, D, causal and median_us by library
 # --------------------------------------------------------------------------------------------
 
-PEERS = {"tallow": "Tallow", "sdpa_flash": "PyTorch FLASH", "sdpa_cudnn": "PyTorch cuDNN"}
+PEERS = {
+    "tallow": "Tallow",
+    "tallow_fast": "Tallow, fast",
+    "sdpa_flash": "PyTorch FLASH",
+    "sdpa_cudnn": "PyTorch cuDNN",
+}
 UNITS = {"prefill": "TFLOP/s", "decode": "GB/s of K and V"}
 
 Cell = Mapping[str, Any]
