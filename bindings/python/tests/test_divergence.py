@@ -39,6 +39,11 @@ def test_plot(tmp_path, capsys):
     (tmp_path / "wrong.json").write_text('{"x": 1}')
     with pytest.raises(SystemExit):
         plot.main([str(tmp_path / "wrong.json")])
+    (tmp_path / "prose.json").write_text("no JSON")
+    for name in ("missing.json", "prose.json"):
+        with pytest.raises(SystemExit) as refused:
+            plot.main([str(tmp_path / name)])
+        assert refused.value.code == 2
     assert "has neither bands nor calls" in capsys.readouterr().err
 
 

@@ -211,14 +211,14 @@ def write(result: dict[str, Any], prefix: str) -> list[str]:
 
 
 def _bands(text: str) -> list[int]:
-    bands = [int(word) for word in text.split(",")]
+    bands = [int(word) if word.isdigit() else -1 for word in text.split(",")]
     if len(bands) < 2 or bands[0] < 0 or bands != sorted(set(bands)):
         raise argparse.ArgumentTypeError(f"{text}: must be rising numbers, such as {BANDS}")
     return bands
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
+    if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
     return int(text)
 
@@ -251,7 +251,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    result = measure(arguments)
+    try:
+        result = measure(arguments)
+    except OSError as error:  # no such model or texts
+        raise SystemExit(f"tallow.divergence: {error}") from error
     print(json.dumps(result) if arguments.json else report(result))
     if arguments.out:
         print("\n".join(write(result, arguments.out)), file=sys.stderr)

@@ -199,7 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     bands, written = {}, []
     for path in arguments.results:
         name = os.path.splitext(os.path.basename(path))[0]
-        objects = read(path)
+        try:
+            objects = read(path)
+        except (OSError, ValueError) as error:
+            parser.error(f"{path}: {error}")
         calls = [call for call in objects if _speed_key(call)]
         first = objects[0].get("result", objects[0]) if objects else {}
         if "bands" in first:
