@@ -82,7 +82,7 @@ static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char 
         other.rows = i == 1 ? 2 : 0;
         other.keys = i == 2;
         other.maxima = i == 1 ? 0 : s->maxima;
-        if (tallow_spec_check(&other) == TALLOW_OK) status = add(&other, gpu, pack, n);
+        if (tallow_spec_exists(&other)) status = add(&other, gpu, pack, n);
     }
     return status;
 }

@@ -108,9 +108,9 @@ static void fit_wgmma(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     small.maxima = 0;
     large.keys = 1;
     if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors) {
-        if (tallow_spec_check(&small) == TALLOW_OK) out->kernel = small;
+        if (tallow_spec_exists(&small)) out->kernel = small;
     } else if ((p->batch_invariant || most_visible(p) >= LARGE_BLOCK_KEYS) &&
-               tallow_spec_check(&large) == TALLOW_OK) {
+               tallow_spec_exists(&large)) {
         out->kernel = large;
     }
     use_family(out, p, 90);

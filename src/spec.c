@@ -79,6 +79,12 @@ tallow_status tallow_spec_check(const spec *s) {
     return TALLOW_OK;
 }
 
+bool tallow_spec_exists(const spec *s) {
+    if (tallow_spec_check(s) == TALLOW_OK) return true;
+    tallow_clear_error();
+    return false;
+}
+
 /* ---- tiles ---- */
 
 enum { WORK_BYTES = 112, TILE_END_BYTES = 24, TILE_SLOTS = 4 };

@@ -36,6 +36,8 @@ int32_t tallow_spec_value(const spec *s, int i);
 
 /* Whether the kernel exists; else the message says which axis or rule forbids it. */
 tallow_status tallow_spec_check(const spec *s);
+/* The same as an answer, which leaves no message. */
+bool tallow_spec_exists(const spec *s);
 
 /* How the forward kernel of a spec cuts its work; all zero for rows.cu. See tiles.def. */
 typedef struct {
