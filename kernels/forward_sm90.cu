@@ -384,7 +384,8 @@ INLINE void leave_keys(place &at) {
 /* Of a careful tile, what was taken out of V. */
 INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w,
                      uint32_t memory) {
-    for (int block = own_rows(*at.slot).sees.blocks.end - 1; block >= at.begin; block--)
+    const int last = same_for_all(own_rows(*at.slot).sees.blocks.end) - 1;
+    for (int block = last; block >= at.begin; block--)
         if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
@@ -436,7 +437,7 @@ INLINE tile_slot *tile_to_follow(const place &at) {
     tile_slot &slot = slot_of(next);
     if (slot.w.rows <= 0) return nullptr;
     const int passed = slot.w.blocks.end - own_rows(slot).sees.blocks.end;
-    return passed <= layout::stages ? &slot : nullptr;
+    return __any_sync(~0u, passed <= layout::stages) ? &slot : nullptr;
 }
 
 INLINE void compute(const forward_args &a, uint32_t memory) {
