@@ -29,16 +29,13 @@ constexpr int tiles = rows + tile::block_rows * row_bytes;
 constexpr int tile_slots = 4; /* short ones take longer to find than to compute */
 constexpr int tile_end_bytes = 24;
 constexpr int tile_bytes =
-    work_bytes + tile_end_bytes + tile::row_warps / 4 * 16 + 8;
+    work_bytes + tile_end_bytes + (tile::row_warps / 4 * 20 + 4 + 7) / 8 * 8;
 constexpr int tile_barriers = tiles + tile_slots * tile_bytes;
 constexpr int q_barriers = tile_barriers + 2 * tile_slots * 8;
 constexpr int k_barriers = q_barriers + 2 * tile::q_slots * 8;
 constexpr int v_barriers = k_barriers + 2 * stages * 8;
-constexpr int landed_barriers = v_barriers + 2 * stages * 8;
-constexpr int need_barrier = landed_barriers + stages * 8;
-constexpr int turn_barriers = need_barrier + 8;
-constexpr int staged_barriers = turn_barriers + tile::row_warps / 4 * 8;
-constexpr int bytes = staged_barriers + tile::q_slots * (tile::row_warps / 4) * 8;
+constexpr int need_barrier = v_barriers + 2 * stages * 8;
+constexpr int bytes = need_barrier + 8;
 constexpr int maxima = 0; /* not exchanged */
 constexpr int v_pieces = v_bytes / 16; /* 16 bytes each */
 INLINE constexpr int piece_row(int piece) { return piece / 8 % tile::block_keys; }

@@ -1,10 +1,23 @@
-/* Rows of the output: written from registers, or, where the queries have two slots, put in their
- * place and copied from there by the writer, one warp. */
+/* Rows of the output, written from registers: shared memory is the next tile's. */
 #ifndef OUTPUT_SM90_CUH
 #define OUTPUT_SM90_CUH
 
 #include "output.cuh"
-#include "tiles_sm90.cuh"
+
+/* Where the rows of a tile go, found by the scheduler. */
+struct tile_end {
+    char *out;  /* query 0 of the tile's first head */
+    float *lse; /* the same; null: not wanted */
+    int hides;  /* some key from some row */
+};
+
+INLINE tile_end end_of_tile(const forward_args &a, const work &w) {
+    const int64_t head = (int64_t)w.head * a.sequences.group.by;
+    tile_end end = {rows_of_tile(a, w, a.out).data, a.lse, hides_keys(w)};
+    if (a.lse)
+        end.lse += w.b * a.lse_batch_stride + head * a.lse_head_stride + w.seq.q_start;
+    return end;
+}
 
 /* Rows are normalised, and their lse stored. Each lane of a quad does one row's arithmetic for all
  * four. */
@@ -39,30 +52,6 @@ INLINE void transpose_quad(uint32_t (&x)[4]) {
         }
 }
 
-/* 8 x 8 matrices as the accumulators hold them: of eight lanes, lane i tells where row i of theirs
- * goes. */
-INLINE void store_matrices(uint32_t address, const uint32_t (&m)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-                 "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
-                 : "memory");
-}
-
-/* Rows of 16-bit elements to shared memory, where copies take them from: the warpgroup's begin at
- * `to`, in chunks and permuted as those of the queries. */
-INLINE void stage_rows(const out_block &o, uint32_t to) {
-    const int row = thread_id() / 32 % 4 * 16 + lane_id() % 16, upper = lane_id() / 16;
-    UNROLL for (int n = 0; n < tile::column_parts; n += 2) {
-        uint32_t pairs[4] = {0, 0, 0, 0};
-        UNROLL for (int j = 0; j < 4; j++) {
-            if (n + j / 2 >= tile::column_parts) break;
-            const float *pair = &o[0][n + j / 2][j % 2 * 2];
-            pairs[j] = pack(pair[0], pair[1]);
-        }
-        const uint32_t chunk = to + n / 8 * tile::block_rows * 128;
-        store_matrices(chunk + row * 128 + ((n % 8 + upper ^ row % 8) << 4), pairs);
-    }
-}
-
 /* Rows of 16-bit elements, straight from the accumulators: a quad writes 64 bytes. */
 INLINE void store_quads(const out_block &o, const forward_args &a, const work &w,
                         const tile_end &end) {
@@ -84,54 +73,6 @@ INLINE void store_quads(const out_block &o, const forward_args &a, const work &w
                 *(uint4 *)(out + n * 16) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
         }
     }
-}
-
-/* ---- the writer: one warp ---- */
-
-/* Where queries have two slots, rows of the output take their place before they leave. */
-constexpr bool stages_out = tile::q_slots == 2 && layout::v_chunks <= layout::q_chunks;
-
-/* Whether a warpgroup's rows leave by copies: those behind a tensor's end do not, but those of the
- * next sequence would. */
-INLINE bool copied_out(const forward_tma_args &t, const work &w, int group) {
-    const bool packed = t.forward.sequences.cu_seqlens_q.data;
-    return t.copies_out && (!packed || w.rows >= (group + 1) * WARPGROUP_ROWS);
-}
-
-INLINE uint32_t staged_barrier(uint32_t memory, uint32_t slot, int group) {
-    return memory + layout::staged_barriers + (slot * (tile::row_warps / 4) + group) * 8;
-}
-
-INLINE void copy_rows_out(const forward_tma_args &t, const work &w, uint32_t from, int group) {
-    const int row = w.row_begin + group * WARPGROUP_ROWS;
-    const int query = divide(row, t.forward.sequences.group);
-    const int b = t.forward.sequences.cu_seqlens_q.data ? 0 : w.b;
-    UNROLL for (int chunk = 0; chunk < layout::v_chunks; chunk++)
-        copy_box_out(&t.out, from + (chunk * tile::block_rows + group * WARPGROUP_ROWS) * 128,
-                     chunk * 64, 0, w.seq.q_start + query, w.head, b);
-}
-
-INLINE void write(const forward_tma_args &t, uint32_t memory) {
-    tile_ring tiles(memory + layout::tile_barriers);
-    q_ring q(memory + layout::q_barriers);
-    for (;;) {
-        tiles.wait_full();
-        const work &w = slot_of(tiles).w;
-        if (w.rows == NO_MORE_TILES) break;
-        if (stages_out && w.rows > 0) {
-            if (w.careful) wait_boxes(); /* of the same rows */
-            for (int group = 0; group < tile::row_warps / 4; group++) {
-                wait_phase(staged_barrier(memory, q.slot(), group), q.passed / tile::q_slots & 1);
-                if (lane_id() == 0 && copied_out(t, w, group))
-                    copy_rows_out(t, w, memory + layout::q + q.slot() * layout::q_bytes, group);
-            }
-            wait_boxes_read();
-            __syncwarp();
-            q.release();
-        }
-        leave_slot(tiles);
-    }
-    wait_boxes();
 }
 
 #endif

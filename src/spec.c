@@ -112,10 +112,8 @@ static int32_t shared_bytes_90(const spec *s, const spec_tile *t) {
     int32_t bytes = t->q_slots * t->block_rows * q_row;
     bytes += t->slots / 2 * t->block_keys * (q_row + v_row);
     bytes += t->block_rows * (s->scores * 8 + (t->block_keys + 63) / 64 * 8);
-    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + t->row_warps / 4 * 16 + 8);
-    bytes += 8 * 2 * (TILE_SLOTS + t->q_slots + t->slots);  /* full, empty */
-    bytes += 8 * (t->slots / 2 + 1);                        /* landed, need */
-    return bytes + 8 * t->row_warps / 4 * (1 + t->q_slots); /* turns, staged */
+    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + round_up(t->row_warps / 4 * 20 + 4, 8));
+    return bytes + 8 * (2 * (TILE_SLOTS + t->q_slots + t->slots) + 1);
 }
 
 /* A multiprocessor has 1 KiB more than a block may use, and keeps 1 KiB for each block. */
