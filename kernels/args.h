@@ -32,6 +32,7 @@ enum {
     COMBINE_THREADS = 128, /* threads of a block of tallow_combine: one row */
     MERGE_ROWS = 4,        /* rows of a block of tallow_merge, one warp each */
     TOKEN_THREADS = 128,   /* threads of a block of tallow_append and tallow_rotate: one token */
+    WARP_ROWS = 16,        /* of a tile, of each warp of the forward kernel of sm_90 */
     ROTATE_PAIRS = 320 /* pairs that one launch rotates; tallow_rotate is launched again for more */
 };
 
@@ -137,12 +138,14 @@ typedef struct {
 /* Boxes of 64 elements by rows. q: (element, query head of the tile, query, head, sequence), with
  * all of a tile's rows; k and v: (element, row, key head, sequence or page), with key_rows rows. */
 typedef struct {
-    tensor_map q, k, v;
+    tensor_map q, k, v, out;
     forward_args forward;
     int32_t
-        *counter;  /* 0 before the launch: tiles are taken as blocks get to them; null: in turn */
-    int32_t items; /* tiles; read when q is dense */
-    int32_t key_rows; /* block_keys, or those of a page if it has fewer */
+        *counter;   /* 0 before the launch: tiles are taken as blocks get to them; null: in turn */
+    int32_t items;  /* tiles; read when q is dense */
+    int32_t blocks; /* the grid */
+    int32_t key_rows;   /* block_keys, or those of a page if it has fewer */
+    int32_t copies_out; /* 1: `out` is a map of it, in boxes of WARP_ROWS packed rows */
 } forward_tma_args;
 
 /* Positions of tokens: element (row of M-RoPE, b, t); null: counted up from where the sequence's

@@ -66,6 +66,19 @@ INLINE void copy_box(uint32_t to, const tensor_map *map, uint32_t barrier, int c
                  : "memory");
 }
 
+/* The other way: a box leaves shared memory. What lies outside of the tensor does not. */
+INLINE void copy_box_out(const tensor_map *map, uint32_t from, int c0, int c1, int c2, int c3,
+                         int c4) {
+    asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group "
+                 "[%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
+                 "r"(from), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+                 : "memory");
+}
+INLINE void commit_boxes() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/* Waits until the thread's boxes have left shared memory; until they have arrived. */
+INLINE void wait_boxes_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+INLINE void wait_boxes() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 /* By all warps of a warpgroup: how many registers their threads have from here on. */
 template <int count> INLINE void give_registers() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
@@ -87,6 +100,7 @@ template <int slots> struct ring {
     INLINE bool is_full() const { return has_ended(full(), passed / slots & 1); }
     /* At first it is. */
     INLINE void wait_empty() const { wait_phase(empty(), passed / slots & 1 ^ 1); }
+    INLINE bool is_empty() const { return has_ended(empty(), passed / slots & 1 ^ 1); }
     INLINE void next() { passed++; }
     /* By all lanes of a warp: it no longer reads the slot. */
     INLINE void release() {

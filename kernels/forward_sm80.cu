@@ -71,7 +71,10 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         }
 
         uint32_t v = wait_slot(w, memory, block, true);
-        if (masked && w.careful) remove_nonfinite(v, 0);
+        if (masked && w.careful) {
+            remove_nonfinite(v, 0, thread_id(), tile::threads);
+            __syncthreads();
+        }
         auto beside = [&](const int step) {
             if (!tile::shares_p) weigh_keys(2 * step, 2 * step + 2);
             if (step == copy_step) copy_ahead(a, w, memory, block, true);

@@ -22,19 +22,21 @@ constexpr int stages = tile::slots / 2; /* of K and of V */
 constexpr int q = 0;
 constexpr int k = q + tile::q_slots * q_bytes;
 constexpr int v = k + stages * k_bytes;
-constexpr int rows = v + stages * v_bytes; /* what is known of each row of the tile */
+constexpr int out = v + stages * v_bytes; /* in chunks, too */
+constexpr int out_bytes = tile::stages_out ? v_chunks * tile::block_rows * 128 : 0;
+constexpr int rows = out + out_bytes; /* what is known of each row of the tile */
 constexpr int row_seen = spec::scores == 1 ? 8 : 0; /* position and slope are for scores alone */
 constexpr int row_bytes = row_seen + 8 * tile::seen_words;
 constexpr int tiles = rows + tile::block_rows * row_bytes;
 constexpr int tile_slots = 4; /* short ones take longer to find than to compute */
 constexpr int tile_end_bytes = 24;
-constexpr int tile_bytes =
-    work_bytes + tile_end_bytes + (tile::row_warps / 4 * 20 + 4 + 7) / 8 * 8;
+constexpr int tile_bytes = work_bytes + tile_end_bytes + tile::row_warps / 4 * 16 + 8;
 constexpr int tile_barriers = tiles + tile_slots * tile_bytes;
 constexpr int q_barriers = tile_barriers + 2 * tile_slots * 8;
 constexpr int k_barriers = q_barriers + 2 * tile::q_slots * 8;
 constexpr int v_barriers = k_barriers + 2 * stages * 8;
-constexpr int need_barrier = v_barriers + 2 * stages * 8;
+constexpr int landed_barriers = v_barriers + 2 * stages * 8;
+constexpr int need_barrier = landed_barriers + stages * 8;
 constexpr int bytes = need_barrier + 8;
 constexpr int maxima = 0; /* not exchanged */
 constexpr int v_pieces = v_bytes / 16; /* 16 bytes each */

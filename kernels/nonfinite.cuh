@@ -32,22 +32,14 @@ INLINE uint32_t finite_word(uint32_t word) {
            (nonfinite_bits(word >> 16) ? 0 : word & 0xffff0000u);
 }
 
-/* Takes inf and NaN out of a block of V in shared memory; with sm_90 out of its rows [first_row,
- * ...), by each warpgroup for itself, as they run apart: all write the same. */
-INLINE void remove_nonfinite(uint32_t v, int first_row) {
-    const int threads = spec::family == 90 ? 128 : tile::threads;
-    _Pragma("unroll 1") for (int i = thread_id() % threads; i < layout::v_pieces; i += threads) {
+/* Takes inf and NaN out of rows [first_row, ...) of a block of V in shared memory. */
+INLINE void remove_nonfinite(uint32_t v, int first_row, int thread, const int threads) {
+    _Pragma("unroll 1") for (int i = thread; i < layout::v_pieces; i += threads) {
         if (spec::family == 90 && layout::piece_row(i) < first_row) continue;
         uint4 c = shared_chunk(v + i * 16);
         set_shared_chunk(v + i * 16, make_uint4(finite_word(c.x), finite_word(c.y),
                                                 finite_word(c.z), finite_word(c.w)));
     }
-#if SPEC_family == 90
-    release_to_copies();
-    asm volatile("bar.sync %0, 128;" ::"r"(1 + row_warp() / 4) : "memory");
-#else
-    __syncthreads();
-#endif
 }
 
 /* Element `column` of a row of V: 0 if it is finite. */

@@ -1,23 +1,10 @@
-/* Rows of the output, written from registers: shared memory is the next tile's. */
+/* Rows of the output: written from registers, or, where there is room, by way of shared memory, from
+ * where each warp copies its own. */
 #ifndef OUTPUT_SM90_CUH
 #define OUTPUT_SM90_CUH
 
 #include "output.cuh"
-
-/* Where the rows of a tile go, found by the scheduler. */
-struct tile_end {
-    char *out;  /* query 0 of the tile's first head */
-    float *lse; /* the same; null: not wanted */
-    int hides;  /* some key from some row */
-};
-
-INLINE tile_end end_of_tile(const forward_args &a, const work &w) {
-    const int64_t head = (int64_t)w.head * a.sequences.group.by;
-    tile_end end = {rows_of_tile(a, w, a.out).data, a.lse, hides_keys(w)};
-    if (a.lse)
-        end.lse += w.b * a.lse_batch_stride + head * a.lse_head_stride + w.seq.q_start;
-    return end;
-}
+#include "tiles_sm90.cuh"
 
 /* Rows are normalised, and their lse stored. Each lane of a quad does one row's arithmetic for all
  * four. */
@@ -73,6 +60,63 @@ INLINE void store_quads(const out_block &o, const forward_args &a, const work &w
                 *(uint4 *)(out + n * 16) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
         }
     }
+}
+
+/* ---- by way of shared memory ---- */
+
+/* 8 x 8 matrices as the accumulators hold them: of eight lanes, lane i tells where row i of theirs
+ * goes. */
+INLINE void store_matrices(uint32_t address, const uint32_t (&m)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+                 "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+                 : "memory");
+}
+
+/* Whether the warp's rows leave by copies: those behind a tensor's end do not, but those of the next
+ * sequence would. */
+INLINE bool copied_out(const forward_tma_args &t, const work &w) {
+    const bool packed = t.forward.sequences.cu_seqlens_q.data;
+    return __all_sync(~0u, t.copies_out && (!packed || w.rows >= (row_warp() + 1) * WARP_ROWS));
+}
+
+/* In chunks and permuted as queries are. */
+INLINE void stage_rows(const out_block &o, uint32_t memory) {
+    const int row = row_warp() * WARP_ROWS + lane_id() % 16, upper = lane_id() / 16;
+    UNROLL for (int n = 0; n < tile::column_parts; n += 2) {
+        uint32_t pairs[4] = {0, 0, 0, 0};
+        UNROLL for (int j = 0; j < 4; j++) {
+            if (n + j / 2 >= tile::column_parts) break;
+            const float *pair = &o[0][n + j / 2][j % 2 * 2];
+            pairs[j] = pack(pair[0], pair[1]);
+        }
+        const uint32_t chunk = memory + layout::out + n / 8 * tile::block_rows * 128;
+        store_matrices(chunk + row * 128 + ((n % 8 + upper ^ row % 8) << 4), pairs);
+    }
+}
+
+/* By one lane. */
+INLINE void start_rows(const forward_tma_args &t, const work &w, uint32_t memory) {
+    const int first = row_warp() * WARP_ROWS;
+    const int query = divide(w.row_begin + first, t.forward.sequences.group);
+    const int b = t.forward.sequences.cu_seqlens_q.data ? 0 : w.b;
+    UNROLL for (int chunk = 0; chunk < layout::v_chunks; chunk++)
+        copy_box_out(&t.out, memory + layout::out + (chunk * tile::block_rows + first) * 128,
+                     chunk * 64, 0, w.seq.q_start + query, w.head, b);
+    commit_boxes();
+}
+
+/* Once the warp's rows before have left their place; and arrived, if these are the same. */
+INLINE void copy_rows_out(const out_block &o, const forward_tma_args &t, const work &w,
+                          uint32_t memory) {
+    if (__any_sync(~0u, w.careful))
+        wait_boxes();
+    else
+        wait_boxes_read();
+    __syncwarp();
+    stage_rows(o, memory);
+    release_to_copies();
+    __syncwarp();
+    if (lane_id() == 0) start_rows(t, w, memory);
 }
 
 #endif

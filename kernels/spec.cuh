@@ -17,6 +17,7 @@ namespace tile {
 constexpr int row_warps = TILE_row_warps, column_warps = TILE_column_warps;
 constexpr int warp_rows = TILE_warp_rows, block_keys = TILE_block_keys;
 constexpr int slots = TILE_slots, q_slots = TILE_q_slots, blocks = TILE_blocks;
+constexpr bool stages_out = TILE_stages_out;
 constexpr int block_rows = row_warps * warp_rows;
 constexpr int threads = 32 * row_warps * column_warps; /* that compute: the first of the block's */
 

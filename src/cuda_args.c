@@ -129,6 +129,12 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
     out->sequences.group = divisor_of((uint32_t)plan->group);
 }
 
+/* Whether rows of the output are those of the query in all but their width. */
+static bool copies_out(const problem *p, const cuda_plan *plan) {
+    return plan->tile.stages_out && p->out_dtype == p->dtype && WARP_ROWS % plan->group == 0 &&
+           tallow_cuda_strides_reach(&p->out);
+}
+
 void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
     tallow_cuda_forward_args(&out->forward, p, plan);
     out->counter = NULL;
@@ -136,7 +142,9 @@ void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_pl
         out->counter =
             (int32_t *)((char *)p->workspace + plan->partial_bytes + plan->rotated_bytes);
     out->items = (int32_t)plan->tiles;
+    out->blocks = (int32_t)plan->blocks;
     out->key_rows = (int32_t)plan->key_rows;
+    out->copies_out = copies_out(p, plan);
 }
 
 void tallow_cuda_append_args(append_args *out, const problem *p, const cuda_plan *plan) {

@@ -23,11 +23,13 @@ static cuda_tensor row_elements(const rows_arg *rows, int64_t count, const probl
     return t;
 }
 
-/* (element, query head of the tile, query, head of tiles, sequence) */
-static cuda_tensor queries(const rows_arg *q, const problem *p, const cuda_plan *plan) {
-    cuda_tensor t = row_elements(q, p->head_dim, p);
+/* Rows of queries, or of what becomes of them: (element, query head of the tile, query, head of
+ * tiles, sequence) */
+static cuda_tensor queries(const rows_arg *q, int64_t width, const problem *p,
+                           const cuda_plan *plan, int64_t box_rows) {
+    cuda_tensor t = row_elements(q, width, p);
     add_dimension(&t, plan->group, q->head_stride, plan->group);
-    add_dimension(&t, p->rows_q, q->row_stride, plan->tile.block_rows / plan->group);
+    add_dimension(&t, p->rows_q, q->row_stride, box_rows / plan->group);
     add_dimension(&t, plan->tile_heads, q->head_stride * plan->group, 1);
     add_dimension(&t, p->q_layout == LAYOUT_PACKED ? 1 : p->batch, q->batch_stride, 1);
     return t;
@@ -62,10 +64,13 @@ static tallow_status find_map(tensor_map *out, const cuda_tensor *t) {
 
 tallow_status tallow_cuda_maps(forward_tma_args *args, const problem *p, const cuda_plan *plan) {
     const forward_args *f = &args->forward;
-    const cuda_tensor q = queries(&f->q, p, plan);
+    const cuda_tensor q = queries(&f->q, p->head_dim, p, plan, plan->tile.block_rows);
     const cuda_tensor k = keys(&f->k, p->head_dim, p, args->key_rows);
     const cuda_tensor v = keys(&f->v, p->head_dim_v, p, args->key_rows);
     tallow_status status = find_map(&args->q, &q);
     if (!status) status = find_map(&args->k, &k);
-    return status ? status : find_map(&args->v, &v);
+    if (!status) status = find_map(&args->v, &v);
+    if (status || !args->copies_out) return status;
+    const cuda_tensor out = queries(&f->out, p->head_dim_v, p, plan, WARP_ROWS);
+    return find_map(&args->out, &out);
 }

@@ -80,7 +80,7 @@ static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char 
     tallow_status status = add(s, gpu, pack, n);
     for (int i = 0; i < 3 && s->family == 90 && !status; i++) {
         other.rows = i == 1 ? 2 : 0;
-        other.keys = i == 2;
+        other.large = i == 2;
         other.maxima = i == 1 ? 0 : s->maxima;
         if (tallow_spec_exists(&other)) status = add(&other, gpu, pack, n);
     }

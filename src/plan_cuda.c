@@ -11,7 +11,7 @@ enum {
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
-    LARGE_BLOCK_KEYS = 2048,   /* that a query may see */
+    LARGE_BLOCK_KEYS = 2048,   /* that a query sees, as a rule */
     LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
     SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
     ALIKE_SECTION = 4,         /* heads, when no tile is longer than others */
@@ -53,7 +53,7 @@ static bool copies_pages(const problem *p, int64_t block_keys) {
            (p->page_size % 8 == 0 && block_keys % p->page_size == 0);
 }
 
-static bool strides_reach(const rows_view *view) {
+bool tallow_cuda_strides_reach(const rows_view *view) {
     const int64_t most_elements = (int64_t)1 << 38; /* copies count 2^40 bytes */
     const int64_t strides[] = {view->batch_stride, view->row_stride, view->head_stride};
     for (int i = 0; i < 3; i++)
@@ -72,7 +72,8 @@ static const char *bars_wgmma(const cuda_plan *plan, const problem *p) {
     if (p->dropout_p > 0) return "dropout";
     if (p->open_ended) return "packed rows without their number";
     if (p->rows_k == 0 || (s->paged && p->pages == 0)) return "no keys";
-    if (!strides_reach(&p->q) || !strides_reach(&p->k) || !strides_reach(&p->v))
+    if (!tallow_cuda_strides_reach(&p->q) || !tallow_cuda_strides_reach(&p->k) ||
+        !tallow_cuda_strides_reach(&p->v))
         return "strides below 0, or of 2^38 elements";
     if (s->paged && p->leftpad_k.data) return "leftpad_k in pages";
     if (s->paged && !copies_pages(p, plan->tile.block_keys))
@@ -95,22 +96,38 @@ static int64_t count_tiles(const cuda_plan *plan, const problem *p) {
     return p->batch * plan->tile_heads * plan->row_blocks;
 }
 
-/* Keys that a query may see at most, unless prefix ranges show it more. */
-static int64_t most_visible(const problem *p) {
-    return least(p->max_seqlen_k, p->window_left + p->window_right + 1);
+/* Keys that a query sees, as a rule: under a causal mask half of the queries' own. */
+static int64_t usually_visible(const problem *p) {
+    const int64_t keys = p->max_seqlen_k, hides = p->window_right < p->max_seqlen_q;
+    return least(keys - hides * least(keys, p->max_seqlen_q) / 2,
+                 p->window_left + p->window_right + 1);
 }
 
-/* Small tiles when there are too few; large blocks of keys for long rows of them, or when bits may
- * not depend on what a batch's longest sequence is. */
+static int64_t padded(int64_t rows, int64_t block) { return ceil_div(rows, block) * block; }
+
+/* Large tiles have larger blocks of keys, of which a query must see many, or more rows: those are a
+ * fifth faster, unless too many stay empty or multiprocessors do. */
+static bool large_pays(const cuda_plan *plan, const spec *large, const problem *p,
+                       const cuda_gpu *gpu) {
+    spec_tile tile;
+    if (!tallow_spec_exists(large) || !tallow_spec_tile(large, &tile)) return false;
+    if (p->batch_invariant) return true;
+    const int64_t rows = p->max_seqlen_q * plan->group;
+    if (tile.block_rows == plan->tile.block_rows) return usually_visible(p) >= LARGE_BLOCK_KEYS;
+    return 5 * padded(rows, tile.block_rows) <= 6 * padded(rows, plan->tile.block_rows) &&
+           count_tiles(plan, p) >= 2 * gpu->multiprocessors;
+}
+
+/* Small tiles when there are too few; large ones where they pay, or when bits may not depend on
+ * what a batch's longest sequence is. */
 static void fit_wgmma(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     spec small = out->kernel, large = out->kernel;
     small.rows = 2;
     small.maxima = 0;
-    large.keys = 1;
+    large.large = 1;
     if (!p->batch_invariant && count_tiles(out, p) < gpu->multiprocessors) {
         if (tallow_spec_exists(&small)) out->kernel = small;
-    } else if ((p->batch_invariant || most_visible(p) >= LARGE_BLOCK_KEYS) &&
-               tallow_spec_exists(&large)) {
+    } else if (large_pays(out, &large, p, gpu)) {
         out->kernel = large;
     }
     use_family(out, p, 90);
@@ -120,7 +137,7 @@ static void fit_wgmma(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
 static void leave_wgmma(cuda_plan *out, const problem *p, const char *why) {
     out->why = why;
     out->kernel.rows = out->kernel.rows == 1;
-    out->kernel.keys = out->kernel.maxima = 0;
+    out->kernel.large = out->kernel.maxima = 0;
     use_family(out, p, 80);
 }
 

@@ -25,6 +25,9 @@ typedef struct {
     size_t partial_bytes, rotated_bytes, workspace;
 } cuda_plan;
 
+/* Whether tensor maps reach as far as the strides do. */
+bool tallow_cuda_strides_reach(const rows_view *view);
+
 tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu);
 
 void tallow_cuda_plan_describe(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu,

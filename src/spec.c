@@ -106,14 +106,16 @@ static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     return bytes;
 }
 
-/* Of 90: Q, K, V, what is known of each row, tiles and their flags, and barriers of all slots. */
+/* Of 90: Q, K, V, rows of the output, what is known of each row, tiles, and barriers. */
 static int32_t shared_bytes_90(const spec *s, const spec_tile *t) {
     int32_t q_row = round_up(s->head_dim, 64) * 2, v_row = round_up(s->head_dim_v, 64) * 2;
     int32_t bytes = t->q_slots * t->block_rows * q_row;
     bytes += t->slots / 2 * t->block_keys * (q_row + v_row);
+    bytes += t->stages_out * t->block_rows * v_row;
     bytes += t->block_rows * (s->scores * 8 + (t->block_keys + 63) / 64 * 8);
-    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + round_up(t->row_warps / 4 * 20 + 4, 8));
-    return bytes + 8 * (2 * (TILE_SLOTS + t->q_slots + t->slots) + 1);
+    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + t->row_warps / 4 * 16 + 8);
+    bytes += 8 * 2 * (TILE_SLOTS + t->q_slots + t->slots); /* full, empty */
+    return bytes + 8 * (t->slots / 2 + 1);                 /* landed, need */
 }
 
 /* A multiprocessor has 1 KiB more than a block may use, and keeps 1 KiB for each block. */
@@ -126,11 +128,12 @@ static void complete_tile(const spec *s, spec_tile *t) {
     const bool roles = s->family == 90;
     t->block_rows = t->row_warps * t->warp_rows;
     t->threads = 32 * t->row_warps * t->column_warps + (roles ? 128 : 0);
-    t->q_slots = roles ? 2 : 1;
-    t->shared_bytes = roles ? shared_bytes_90(s, t) : shared_bytes_80(s, t);
-    if (!roles || fits(s, t)) return;
-    t->q_slots = 1;
-    t->shared_bytes = shared_bytes_90(s, t);
+    for (int places = roles ? 3 : 1; places > 0; places--) {
+        t->q_slots = places > 1 ? 2 : 1;
+        t->stages_out = places > 2;
+        t->shared_bytes = roles ? shared_bytes_90(s, t) : shared_bytes_80(s, t);
+        if (fits(s, t)) return;
+    }
 }
 
 bool tallow_spec_tile(const spec *s, spec_tile *out) {
@@ -142,7 +145,7 @@ bool tallow_spec_tile(const spec *s, spec_tile *out) {
     if (is_zero(s)) return true;
 #define TALLOW_TILE(condition, ...)                                                                \
     if (condition) {                                                                               \
-        *out = (spec_tile){__VA_ARGS__, 0, 0, 0, 0};                                               \
+        *out = (spec_tile){__VA_ARGS__, 0, 0, 0, 0, 0};                                            \
         complete_tile(s, out);                                                                     \
         if (fits(s, out)) return true;                                                             \
     }
@@ -181,6 +184,7 @@ void tallow_spec_options(const spec *s, spec_options *out) {
     option(out, "TILE", "block_keys", tile.block_keys);
     option(out, "TILE", "slots", tile.slots);
     option(out, "TILE", "q_slots", tile.q_slots);
+    option(out, "TILE", "stages_out", tile.stages_out);
     option(out, "TILE", "blocks", tile.blocks);
     option(out, "TILE", "shared_bytes", tile.shared_bytes);
 }

@@ -42,7 +42,8 @@ bool tallow_spec_exists(const spec *s);
 /* How the forward kernel of a spec cuts its work; all zero for rows.cu. See tiles.def. */
 typedef struct {
     int32_t row_warps, column_warps, warp_rows, block_keys, slots, blocks;
-    int32_t q_slots; /* of Q in shared memory */
+    int32_t q_slots;    /* of Q in shared memory */
+    int32_t stages_out; /* 1: rows of the output leave through shared memory */
     int32_t block_rows, threads;
     int32_t shared_bytes; /* dynamic shared memory of a launch */
 } spec_tile;

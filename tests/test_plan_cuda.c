@@ -81,6 +81,34 @@ static void run_turing(void) {
     EXPECT(!memcmp(&same.kernel, &plan.kernel, sizeof plan.kernel), "on a newer GPU too");
 }
 
+/* On Hopper, of many tiles. */
+static bool takes_large(int64_t head_dim, int64_t seqlen, int32_t causal) {
+    sizes s = prefill;
+    s.batch = 32;
+    s.heads = s.heads_kv = 32;
+    s.seqlen_q = s.seqlen_k = seqlen;
+    s.head_dim = head_dim;
+    tallow_attention_params a = params(&s);
+    a.mask = causal ? TALLOW_MASK_CAUSAL : TALLOW_MASK_NONE;
+    return plan_of(&a, &h200).kernel.large;
+}
+
+static void run_large(void) {
+    EXPECT(takes_large(64, 512, 0) && takes_large(64, 4096, 1), "192 rows");
+    EXPECT(!takes_large(64, 256, 0), "128 of 384 rows would be none");
+    EXPECT(takes_large(128, 2048, 0) && takes_large(128, 4096, 1), "many keys at a time");
+    EXPECT(!takes_large(128, 1024, 0) && !takes_large(128, 2048, 1), "queries see 1024 keys");
+    EXPECT(!takes_large(256, 16384, 0), "heads too long for it");
+    sizes s = prefill;
+    s.batch = 1;
+    s.head_dim = 64;
+    s.seqlen_q = 1024;
+    tallow_attention_params a = params(&s);
+    EXPECT(!plan_of(&a, &h200).kernel.large, "multiprocessors would stay idle");
+    a.batch_invariant = 1;
+    EXPECT(plan_of(&a, &h200).kernel.large, "whatever the batch is");
+}
+
 static void run_splits(void) {
     tallow_attention_params a = params(&decode);
     cuda_plan plan = plan_of(&a, &h200);
@@ -172,6 +200,7 @@ static void run_describe(void) {
 int main(void) {
     run_kernels();
     run_turing();
+    run_large();
     run_splits();
     run_invariance();
     run_sections();

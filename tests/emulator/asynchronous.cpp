@@ -93,22 +93,23 @@ void try_wait(uint32_t at, uint32_t parity) {
 struct box {
     bool late;
     const tensor *map;
-    uint32_t to, barrier;
+    uint32_t shared, barrier;
     int at[5];
+    int writer; /* the thread it leaves shared memory for; -1: it comes */
 };
 static std::vector<box> boxes;
 
 static uint32_t permuted(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 /* Row `row` of a box, counted over all dimensions but the innermost; null: outside. */
-static const uint16_t *row_of(const box &c, uint32_t row) {
-    const char *at = (const char *)c.map->data;
+static uint16_t *row_of(const box &c, uint32_t row) {
+    char *at = (char *)c.map->data;
     for (int i = 1; i < c.map->rank; row /= c.map->box[i++]) {
         const int64_t index = c.at[i] + (int64_t)(row % c.map->box[i]);
         if (index < 0 || (uint64_t)index >= c.map->dim[i]) return nullptr;
         at += index * (int64_t)c.map->stride[i - 1];
     }
-    return (const uint16_t *)at;
+    return (uint16_t *)at;
 }
 
 static void finish(const box &c) {
@@ -119,21 +120,46 @@ static void finish(const box &c) {
     const int64_t begin = std::clamp<int64_t>(-first, 0, columns);
     const int64_t end = std::clamp<int64_t>(in_row - first, begin, columns);
     for (uint32_t row = 0; row < rows; row++) {
-        const uint16_t *from = row_of(c, row);
-        std::vector<uint16_t> elements(columns);
-        if (from) memcpy(elements.data() + begin, from + first + begin, (size_t)(end - begin) * 2);
-        for (uint32_t i = 0; i < columns; i++)
-            store(permuted(c.to + (row * columns + i) * 2), elements[i]);
+        uint16_t *outside = row_of(c, row);
+        const auto inside = [&](uint32_t i) {
+            return permuted(c.shared + (row * columns + i) * 2);
+        };
+        for (uint32_t i = 0; i < columns; i++) {
+            const bool exists = outside && begin <= i && i < end;
+            if (c.writer < 0)
+                store(inside(i), exists ? outside[first + i] : (uint16_t)0);
+            else if (exists)
+                load(outside[first + i], inside(i));
+        }
     }
-    count(at_address(c.barrier), 0, -(int)(rows * columns * 2));
+    if (c.writer < 0) count(at_address(c.barrier), 0, -(int)(rows * columns * 2));
+}
+
+static void start(const void *map, uint32_t shared, uint32_t barrier, const int *at, int rank,
+                  int writer) {
+    box c = {random_below(2) == 0, (const tensor *)map, shared, barrier, {}, writer};
+    if (!is_tensor(c.map) || c.map->rank != rank) fail("a bulk copy's map is none of its rank");
+    if (shared % 128) fail("a bulk copy's address in shared memory is not aligned");
+    for (int i = 0; i < rank; i++) c.at[i] = at[i];
+    boxes.push_back(c);
 }
 
 void start_box(uint32_t to, const void *map, uint32_t barrier, const int *at, int rank) {
-    box c = {random_below(2) == 0, (const tensor *)map, to, barrier, {}};
-    if (!is_tensor(c.map) || c.map->rank != rank) fail("a bulk copy's map is none of its rank");
-    if (to % 128) fail("a bulk copy to an address that is not aligned");
-    for (int i = 0; i < rank; i++) c.at[i] = at[i];
-    boxes.push_back(c);
+    start(map, to, barrier, at, rank, -1);
+}
+void start_box_out(const void *map, uint32_t from, const int *at, int rank) {
+    start(map, from, 0, at, rank, thread());
+}
+void wait_boxes() {
+    const int own = thread();
+    wait_for(
+        "cp.async.bulk.wait_group",
+        [](const void *writer) {
+            for (const box &c : boxes)
+                if (c.writer == *(const int *)writer) return false;
+            return true;
+        },
+        &own);
 }
 
 /* ---- wgmma ---- */

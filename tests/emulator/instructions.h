@@ -74,6 +74,15 @@ inline void copy_box(uint32_t to, const void *map, uint32_t barrier, coordinates
     start_box(to, map, barrier, at, sizeof...(c));
 }
 
+EMULATOR void start_box_out(const void *map, uint32_t from, const int *at, int rank);
+EMULATOR void wait_boxes();
+
+template <class... coordinates>
+inline void copy_box_out(const void *map, uint32_t from, coordinates... c) {
+    const int at[] = {c...};
+    start_box_out(map, from, at, sizeof...(c));
+}
+
 /* ---- matrices of a warp ---- */
 
 EMULATOR void load_matrices(int count, bool transposed, uint32_t *const *to, uint32_t address);
@@ -87,6 +96,8 @@ inline void ldmatrix_4(uint32_t &a, uint32_t &b, uint32_t &c, uint32_t &d, uint3
     uint32_t *to[] = {&a, &b, &c, &d};
     load_matrices(4, transposed, to, address);
 }
+
+EMULATOR void stmatrix_4(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d);
 
 /* c (16 x 8) += a (16 x depth) b (depth x 8) */
 EMULATOR void multiply(bool f16, int depth, float *const *c, const uint32_t *a, const uint32_t *b);

@@ -35,6 +35,25 @@ void load_matrices(int count, bool transposed, uint32_t *const *to, uint32_t add
     together(transposed ? "ldmatrix.trans" : "ldmatrix", &own, load_all);
 }
 
+struct store_of_lane {
+    uint32_t address, from[4];
+};
+
+static void store_all(void **all) {
+    const store_of_lane **lanes = (const store_of_lane **)all;
+    for (int i = 0; i < 4; i++)
+        for (int lane = 0; lane < 32; lane++) {
+            const uint32_t row = lanes[i * 8 + lane / 4]->address;
+            shared_at(row, 16, 16);
+            memcpy(shared_at(row + (uint32_t)lane % 4 * 4, 4, 4), &lanes[lane]->from[i], 4);
+        }
+}
+
+void stmatrix_4(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    store_of_lane own = {address, {a, b, c, d}};
+    together("stmatrix", &own, store_all);
+}
+
 /* Lane 4 * r + t has rows r and r + 8 of a and c, columns r of b; of each, elements 2 * t and the
  * next, and of a and b those 8 further. */
 struct fragments {

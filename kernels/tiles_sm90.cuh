@@ -1,0 +1,175 @@
+/* The tiles that a thread block computes, one after the other, as the scheduler finds them: one warp
+ * for all. */
+#ifndef TILES_SM90_CUH
+#define TILES_SM90_CUH
+
+#include "layout.cuh"
+#include "scores.cuh"
+
+extern __shared__ __align__(1024) char shared_memory[];
+
+typedef ring<layout::tile_slots> tile_ring;
+typedef ring<tile::q_slots> q_ring;
+typedef ring<layout::stages> key_ring;
+
+/* Where the rows of a tile go, found by the scheduler. */
+struct tile_end {
+    char *out;  /* query 0 of the tile's first head */
+    float *lse; /* the same; null: not wanted */
+    int hides;  /* some key from some row */
+};
+
+INLINE tile_end end_of_tile(const forward_args &a, const work &w) {
+    const int64_t head = (int64_t)w.head * a.sequences.group.by;
+    tile_end end = {rows_of_tile(a, w, a.out).data, a.lse, hides_keys(w)};
+    if (a.lse)
+        end.lse += w.b * a.lse_batch_stride + head * a.lse_head_stride + w.seq.q_start;
+    return end;
+}
+
+/* A tile, and what the 64 rows of each warpgroup see. */
+struct tile_slot {
+    work w;
+    tile_end end;
+    view sees[tile::row_warps / 4];
+    int mend; /* V may hold inf or NaN in keys that do not exist or are hidden */
+    int redo; /* set by those who compute it: once more, carefully */
+};
+static_assert(sizeof(tile_slot) <= layout::tile_bytes, "the host counts other bytes");
+
+INLINE tile_slot &slot_of(const tile_ring &tiles) {
+    return *(tile_slot *)(shared_memory + layout::tiles + tiles.slot() * layout::tile_bytes);
+}
+
+/* By all lanes, each for what it has read. */
+INLINE void leave_slot(tile_ring &tiles) {
+    arrive(tiles.empty());
+    tiles.next();
+}
+
+enum { NO_TILE = 0, NO_MORE_TILES = -1 }; /* in place of a tile's rows */
+
+/* Packed sequences are looked at 32 at a time, one a lane, as items ascend. */
+struct tile_finder {
+    int first_b, first_item;
+    int items; /* of the sequences up to the lane's */
+};
+
+INLINE void look_at(tile_finder &f, const forward_args &a, int first_b, int first_item) {
+    const int b = first_b + lane_id();
+    int rows = 0;
+    if (b < a.sequences.batch) rows = sequence_of(a.sequences, b).seqlen_q * a.sequences.group.by;
+    f.first_b = first_b;
+    f.first_item = first_item;
+    f.items = (rows + tile::block_rows - 1) / tile::block_rows * a.sequences.heads_kv.by;
+    UNROLL for (int lane = 1; lane < 32; lane *= 2) {
+        int below = __shfl_up_sync(~0u, f.items, lane);
+        if (lane_id() >= lane) f.items += below;
+    }
+}
+
+/* False: there is no such item. */
+INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, int item) {
+    for (;;) {
+        const int items = __shfl_sync(~0u, f.items, 31);
+        if (item - f.first_item < items) break;
+        if (f.first_b + 32 >= a.sequences.batch) return false;
+        look_at(f, a, f.first_b + 32, f.first_item + items);
+    }
+    item -= f.first_item;
+    const int heads = a.sequences.heads_kv.by, lane = __popc(__ballot_sync(~0u, f.items <= item));
+    const int after = __shfl_sync(~0u, f.items, lane) - 1 - item; /* of the sequence's */
+    at.b = f.first_b + lane;
+    at.row_block = divide(after, a.sequences.heads_kv);
+    at.head = heads - 1 - (after - at.row_block * heads);
+    return true;
+}
+
+/* The item of this thread block after `item`: the next one that no block has taken, or, without a
+ * counter, the one that is its turn. */
+INLINE int item_after(const forward_tma_args &t, int item) {
+    if (!t.counter) return item + t.blocks;
+    if (lane_id() == 0) item = t.blocks + atomicAdd(t.counter, 1);
+    return __shfl_sync(~0u, item, 0);
+}
+
+INLINE bool find_tile(tile_index &at, tile_finder &f, const forward_tma_args &t, int item) {
+    if (t.forward.sequences.cu_seqlens_q.data) return find_packed(at, f, t.forward, item);
+    if (item < t.items) at = tile_at(t.forward, item);
+    return item < t.items;
+}
+
+/* Whether rows of V behind the last key exist, with whatever they hold. */
+INLINE bool has_rows_behind(const forward_args &a, const work &w) {
+    if (w.seq.seqlen_k % tile::block_keys == 0) return false;
+    return spec::paged || w.seq.k_start + w.seq.seqlen_k < a.sequences.rows_k;
+}
+
+/* What the rows see is worked out side by side: by a lane for each warpgroup, and by one for the
+ * whole tile. Of the tile's blocks a warpgroup has at least one, and the tile of all. The slot takes
+ * what is known as it comes: the scheduler has few registers. */
+INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
+    const int group = lane_id(), groups = tile::row_warps / 4;
+    work &w = slot.w;
+    if (group == 0) enter_rows(w, a, at, tile::block_rows);
+    __syncwarp();
+    const int first = group < groups ? group * 64 : 0;
+    const int rows = group < groups ? clamp(w.rows - first, 1, 64) : w.rows;
+    const view sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
+    const int begin = __shfl_sync(~0u, sees.blocks.begin, groups);
+    const int end = most(__shfl_sync(~0u, sees.blocks.end, groups), begin + 1);
+    if (group < groups) {
+        view &own = slot.sees[group];
+        own.blocks.begin = clamp(sees.blocks.begin, begin, end - 1);
+        own.blocks.end = clamp(sees.blocks.end, own.blocks.begin + 1, end);
+        own.clean = sees.clean;
+    } else if (group == groups) {
+        w.blocks.begin = begin;
+        w.blocks.end = end;
+        w.clean = sees.clean;
+        find_keys(w, a);
+        slot.end = end_of_tile(a, w);
+        slot.mend = has_rows_behind(a, w);
+    }
+}
+
+/* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others,
+ * a round of slots without a tile makes sure that all flags have been seen. With a counter no tile
+ * is taken before the copier is about to need it: another thread block might come to it first. */
+INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
+    tile_ring tiles(memory + layout::tile_barriers);
+    tile_finder finder;
+    int item = blockIdx.x; /* below 0: of none, and -1 - item slots without a tile since the last */
+    if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
+    while (item >= -layout::tile_slots) {
+        tiles.wait_empty();
+        if (t.counter && tiles.passed > 0)
+            wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
+        tile_slot &slot = slot_of(tiles);
+        const bool again = __any_sync(~0u, slot.redo);
+        __syncwarp();
+        bool found = false;
+        tile_index at = {0, 0, 0};
+        if (again) {
+            item = most(item, -1);
+        } else if (item >= 0) {
+            if (tiles.passed > 0) item = item_after(t, item);
+            found = find_tile(at, finder, t, item);
+            if (!found) item = -2;
+        } else {
+            item--;
+        }
+        if (found) {
+            fill_slot(slot, t.forward, at);
+        } else if (lane_id() == 0) {
+            slot.w.careful = again;
+            slot.mend = true;
+            if (!again) slot.w.rows = item >= -layout::tile_slots ? NO_TILE : NO_MORE_TILES;
+        }
+        if (lane_id() == 0) slot.redo = 0;
+        arrive(tiles.full()); /* all lanes: each for what it has written */
+        tiles.next();
+    }
+}
+
+#endif
