@@ -11,12 +11,13 @@
  *
  * and one that has nothing to do.
  *
- * What they hand each other goes through rings of slots, each with a barrier `full` and one `empty`:
+ * What they hand each other goes through rings of slots, each with a barrier `full` and one
+ * `empty`:
  *
- *   tiles   what to compute. All threads that write or read a slot arrive: at `full` the scheduler's,
- *           at `empty` all others'
- *   q       the tile's queries. `full` takes one arrival and the bytes of the copies, `empty` one of
- *           each warp that computes
+ *   tiles   what to compute. All threads that write or read a slot arrive: at `full` those of the
+ *           scheduler, at `empty` all others
+ *   q       the tile's queries. `full` takes one arrival and the bytes of the copies, `empty` one
+ *           of each warp that computes
  *   k, v    blocks of keys and values; the same. V of a block comes after K of the block before it.
  *           V to be mended arrives at a barrier `landed`, and the mender at `full`
  *
@@ -128,11 +129,9 @@ INLINE int enter_tile(place &at, tile_slot *slot, const forward_args &a, uint32_
     return passed;
 }
 
-/* Whether the block before needs a mask: then what each row sees of it is noted. */
-INLINE bool note_masked(const place &at, const forward_args &a, uint32_t memory) {
-    const bool masked = __any_sync(~0u, !is_clean(own_rows(*at.slot).clean, at.block - 1));
-    if (masked) note_visible(a, at.slot->w, memory, (at.block - 1) * tile::block_keys);
-    return masked;
+/* Whether the block before needs a mask. */
+INLINE bool is_masked(const place &at) {
+    return __any_sync(~0u, !is_clean(own_rows(*at.slot).clean, at.block - 1));
 }
 
 /* S is of the block before; K of it has been read, and with the first block's Q. */
@@ -158,8 +157,8 @@ INLINE bool overflows(const softmax_state &state, const work &w) {
     return spec::maxima == 1 && some;
 }
 
-/* Rows are written; the tile is handed back if what it hides has made them inf or NaN, or if it must
- * know its maxima. */
+/* Rows are written; the tile is handed back if what it hides has made them inf or NaN, or if it
+ * must know its maxima. */
 INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forward_tma_args &t,
                        float scale, uint32_t memory) {
     const forward_args &a = t.forward;
@@ -213,13 +212,13 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
     row_values factor;
     bool ready; /* K and V of the next step have been seen to be there */
 
-    /* S becomes weights; true: maxima were raised, O must be brought to them. With spec::maxima most
-     * blocks are taken to raise none: weights and sums are then larger than 1, and what becomes
-     * too large is found at the end */
+    /* S becomes weights; true: maxima were raised, O must be brought to them. With spec::maxima
+     * most blocks are taken to raise none: weights and sums are then larger than 1, and what
+     * becomes too large is found at the end */
     auto weigh_next = [&](const bool masked, const bool knows_maxima) {
         leave_keys(at);
         if (spec::scores == 1) bias_scores(s, a, memory, at.block * tile::block_keys);
-        if (masked) mask_scores(s, memory);
+        if (masked) mask_scores(s, a, at.slot->w, at.block * tile::block_keys);
         bool raised = false;
         if (spec::maxima == 0 || knows_maxima)
             raised = raise_maxima(s, state, scale, memory,
@@ -230,7 +229,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
     /* S = Q K^T of a tile's first block, alone */
     auto begin = [&](tile_slot *slot) {
         const int passed = enter_tile(at, slot, a, memory);
-        const bool masked = note_masked(at, a, memory);
+        const bool masked = is_masked(at);
         at.q.wait_full();
         at.k.wait_full();
         start_products(s, o, p);
@@ -258,7 +257,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
             at.q.wait_full();
         }
         if (!plain || !ready) at.k.wait_full();
-        const bool masked = !plain && note_masked(at, a, memory);
+        const bool masked = !plain && is_masked(at);
         start_products(s, o, p);
         multiply_keys(s, queries_at(at, memory), keys_at(at, memory));
         multiply_values(o, p, v, accumulate);

@@ -1,5 +1,5 @@
-/* Copies of queries, keys and values ahead of their use, by the copier, one warp; and by the mender,
- * another, what must be done to V before it is used. */
+/* Copies of queries, keys and values ahead of their use, by the copier, one warp; and by the
+ * mender, another, what must be done to V before it is used. */
 #ifndef KEYS_SM90_CUH
 #define KEYS_SM90_CUH
 
@@ -116,7 +116,8 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
                 has_queries = copy_next_queries(t, tiles, q, memory);
             if (block < last) {
                 v.wait_empty();
-                copy_keys(t, &t.v, before, w.head_kv, memory + layout::v + v.slot() * layout::v_bytes,
+                copy_keys(t, &t.v, before, w.head_kv,
+                          memory + layout::v + v.slot() * layout::v_bytes,
                           is_mended(slot, block + 1) ? landed_barrier(memory, v) : v.full(),
                           layout::v_chunks);
                 v.next();

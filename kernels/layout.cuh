@@ -25,8 +25,7 @@ constexpr int v = k + stages * k_bytes;
 constexpr int out = v + stages * v_bytes; /* in chunks, too */
 constexpr int out_bytes = tile::stages_out ? v_chunks * tile::block_rows * 128 : 0;
 constexpr int rows = out + out_bytes; /* what is known of each row of the tile */
-constexpr int row_seen = spec::scores == 1 ? 8 : 0; /* position and slope are for scores alone */
-constexpr int row_bytes = row_seen + 8 * tile::seen_words;
+constexpr int row_bytes = spec::scores == 1 ? 8 : 0;
 constexpr int tiles = rows + tile::block_rows * row_bytes;
 constexpr int tile_slots = 4; /* short ones take longer to find than to compute */
 constexpr int tile_end_bytes = 24;

@@ -61,18 +61,33 @@ INLINE const char *value_row(const forward_args &a, const work &w, int key) {
 /* Adds what was taken out of a block of keys to the rows that see it. */
 INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, uint32_t memory,
                           int first_key) {
-    if (spec::family != 90) __syncthreads(); /* notes are all warps', not the warp's own */
+#if SPEC_family == 90
+    uint32_t rows; /* a bit for each that sees the key */
+    const auto look_at = [&](int j) {
+        rows = 0;
+        UNROLL for (int i = 0; i < tile::row_states; i++)
+            rows |= (uint32_t)(keys_of_row(a, w, i, first_key + j) & 1) << i;
+    };
+    const auto sees = [&](const int i, int) { return rows >> i & 1; };
+#else
+    const auto look_at = [](int) {};
+    const auto sees = [&](const int i, int j) {
+        return noted(memory, row_in_tile(i), j / 64) >> j % 64 & 1;
+    };
+    __syncthreads();
     note_visible(a, w, memory, first_key);
-    if (spec::family != 90) __syncthreads();
+    __syncthreads();
+#endif
     const int keys = least(tile::block_keys, w.seq.seqlen_k - first_key);
     _Pragma("unroll 1") for (int j = 0; j < keys; j++) {
         const char *row = value_row(a, w, first_key + j);
+        look_at(j);
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
                 if (value == 0) continue;
                 UNROLL for (int i = 0; i < tile::row_states; i++)
-                    if (noted(memory, row_in_tile(i), j / 64) >> j % 64 & 1)
+                    if (sees(i, j))
                         o[i / 2][n][i % 2 * 2 + c] += value;
             }
     }

@@ -1,5 +1,5 @@
-/* Rows of the output: written from registers, or, where there is room, by way of shared memory, from
- * where each warp copies its own. */
+/* Rows of the output: written from registers, or, where there is room, by way of shared memory,
+ * from where each warp copies its own. */
 #ifndef OUTPUT_SM90_CUH
 #define OUTPUT_SM90_CUH
 
@@ -72,8 +72,8 @@ INLINE void store_matrices(uint32_t address, const uint32_t (&m)[4]) {
                  : "memory");
 }
 
-/* Whether the warp's rows leave by copies: those behind a tensor's end do not, but those of the next
- * sequence would. */
+/* Whether the warp's rows leave by copies: those behind a tensor's end do not, but those of the
+ * next sequence would. */
 INLINE bool copied_out(const forward_tma_args &t, const work &w) {
     const bool packed = t.forward.sequences.cu_seqlens_q.data;
     return __all_sync(~0u, t.copies_out && (!packed || w.rows >= (row_warp() + 1) * WARP_ROWS));

@@ -5,12 +5,13 @@
 #include "layout.cuh"
 #include "schedule.cuh"
 
-/* What is known of a row, in shared memory: its position, its ALiBi slope, and of the masked block
- * of keys that is worked on which it sees. */
+/* What is known of a row, in shared memory: its position, its ALiBi slope, and but for sm_90 of the
+ * masked block of keys that is worked on which it sees. */
 INLINE uint32_t row_facts(uint32_t memory, int row) {
     return memory + layout::rows + row * layout::row_bytes;
 }
 
+#if SPEC_family != 90
 INLINE void note(uint32_t memory, int row, int word, uint64_t fact) {
     uint32_t at = row_facts(memory, row) + layout::row_seen + 8 * word;
     set_shared_i32(at, (uint32_t)fact);
@@ -20,6 +21,7 @@ INLINE uint64_t noted(uint32_t memory, int row, int word) {
     uint32_t at = row_facts(memory, row) + layout::row_seen + 8 * word;
     return (uint32_t)shared_i32(at) | (uint64_t)(uint32_t)shared_i32(at + 4) << 32;
 }
+#endif
 
 INLINE void note_rows(const forward_args &a, const work &w, uint32_t memory) {
     const floats_arg &slopes = a.alibi_slopes;
@@ -69,20 +71,42 @@ INLINE bool hides_keys(const work &w) {
            !(is_clean(w.clean, w.blocks.begin) && is_clean(w.clean, w.blocks.end - 1));
 }
 
-/* Before the barrier in front of a masked block, or with sm_90 for the warp's own rows beside the
- * products: which of its keys each row sees. */
+/* ---- masked blocks of keys ---- */
+
+/* Which keys a row sees: a bit each, 32 to a word, from the thread's first key on. */
+typedef uint32_t seen_keys[2 * tile::seen_words];
+
+INLINE void hide_keys(score_block &s, const int i, const seen_keys &seen) {
+    UNROLL for (int n = 0; n < tile::key_parts; n++)
+        UNROLL for (int c = 0; c < 2; c++)
+            if (!(seen[n / 4] >> (n % 4 * 8 + c) & 1)) s[i / 2][n][i % 2 * 2 + c] = MINUS_INFINITY;
+}
+
 #if SPEC_family == 90
-INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
-    __syncwarp(); /* the notes before have been read */
-    _Pragma("unroll 1") for (int i = lane_id(); i < 16 * tile::seen_words; i += 32) {
-        const int row = thread_id() / 32 * 16 + i % 16, word = i / 16;
-        const int position = position_of(a, w.seq, w.row_begin + row);
-        note(memory, row, word,
-             visible_keys(a, w.b, w.seq.seqlen_k, position, first_key + 64 * word));
+INLINE uint64_t keys_of_row(const forward_args &a, const work &w, const int i, int first_key) {
+    const int position = position_of(a, w.seq, w.row_begin + row_in_tile(i));
+    return visible_keys(a, w.b, w.seq.seqlen_k, position, first_key);
+}
+
+/* Lane l of a quad works out every other 64 keys of row l % 2, for all four. */
+INLINE void mask_scores(score_block &s, const forward_args &a, const work &w, int first_key) {
+    const int lane = lane_id(), first = lane % 4 * 2;
+    uint64_t own[(tile::seen_words + 1) / 2];
+    UNROLL for (int word = 0; word < tile::seen_words; word += 2)
+        own[word / 2] = keys_of_row(a, w, lane % 2, first_key + 64 * (word + lane % 4 / 2));
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        seen_keys seen;
+        UNROLL for (int word = 0; word < tile::seen_words; word++) {
+            const int from = lane / 4 * 4 + word % 2 * 2 + i;
+            const uint64_t keys = own[word / 2];
+            seen[2 * word] = __shfl_sync(~0u, (uint32_t)keys, from) >> first;
+            seen[2 * word + 1] = __shfl_sync(~0u, (uint32_t)(keys >> 32), from) >> first;
+        }
+        hide_keys(s, i, seen);
     }
-    __syncwarp();
 }
 #else
+/* Before the barrier in front of a masked block. */
 INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, int first_key) {
     _Pragma("unroll 1") for (int row = thread_id(); row < tile::block_rows; row += tile::threads) {
         int position = shared_i32(row_facts(memory, row));
@@ -91,24 +115,20 @@ INLINE void note_visible(const forward_args &a, const work &w, uint32_t memory, 
                  visible_keys(a, w.b, w.seq.seqlen_k, position, first_key + 64 * word));
     }
 }
-#endif
 
-/* Hides keys from the rows that must not see them. */
 INLINE void mask_scores(score_block &s, uint32_t memory) {
     const int first = column_warp() * tile::warp_keys + lane_id() % 4 * 2;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
-        uint32_t half[2 * tile::seen_words];
+        seen_keys seen;
         UNROLL for (int word = 0; word < tile::seen_words; word++) {
-            uint64_t seen = noted(memory, row_in_tile(i), word) >> first;
-            half[2 * word] = (uint32_t)seen;
-            half[2 * word + 1] = (uint32_t)(seen >> 32);
+            uint64_t keys = noted(memory, row_in_tile(i), word) >> first;
+            seen[2 * word] = (uint32_t)keys;
+            seen[2 * word + 1] = (uint32_t)(keys >> 32);
         }
-        UNROLL for (int n = 0; n < tile::key_parts; n++)
-            UNROLL for (int c = 0; c < 2; c++)
-                if (!(half[n / 4] >> (n % 4 * 8 + c) & 1))
-                    s[i / 2][n][i % 2 * 2 + c] = MINUS_INFINITY;
+        hide_keys(s, i, seen);
     }
 }
+#endif
 
 /* ---- dropout ---- */
 

@@ -1,5 +1,5 @@
-/* The tiles that a thread block computes, one after the other, as the scheduler finds them: one warp
- * for all. */
+/* The tiles that a thread block computes, one after the other, as the scheduler finds them: one
+ * warp for all. */
 #ifndef TILES_SM90_CUH
 #define TILES_SM90_CUH
 
@@ -106,8 +106,8 @@ INLINE bool has_rows_behind(const forward_args &a, const work &w) {
 }
 
 /* What the rows see is worked out side by side: by a lane for each warpgroup, and by one for the
- * whole tile. Of the tile's blocks a warpgroup has at least one, and the tile of all. The slot takes
- * what is known as it comes: the scheduler has few registers. */
+ * whole tile. Of the tile's blocks a warpgroup has at least one, and the tile those of all. The
+ * slot takes what is known as it comes: the scheduler has few registers. */
 INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     const int group = lane_id(), groups = tile::row_warps / 4;
     work &w = slot.w;
