@@ -6,8 +6,6 @@
 
 enum { DTYPE_F16 = 1, DTYPE_BF16 = 2, DTYPE_F32 = 3 };
 
-INLINE int64_t element_size(int dtype) { return dtype == DTYPE_F32 ? 4 : 2; }
-
 INLINE float load_element(const void *row, int dtype, int64_t i) {
     if (dtype == DTYPE_F32) return ((const float *)row)[i];
     uint16_t bits = ((const uint16_t *)row)[i];

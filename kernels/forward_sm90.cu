@@ -65,7 +65,7 @@ struct place {
     tile_ring tiles;
     q_ring q;
     key_ring k, v;
-    int group; /* of warps */
+    int group;        /* of warps */
     tile_slot *slot;  /* the tile */
     int block, begin; /* whose weights P holds; the first that these rows see */
     bool first;       /* V's product starts O */

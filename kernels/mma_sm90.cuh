@@ -75,12 +75,6 @@ INLINE void start_products(score_block &s, out_block &o, weight_block &p) {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
-/* The same of O alone, while products with K run. */
-INLINE void start_values(out_block &o) {
-    asm volatile("" : OUT_SUMS(o)::"memory");
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
 /* Ends a group of products. */
 INLINE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
