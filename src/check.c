@@ -64,8 +64,9 @@ static bool need_dtype(int32_t dtype, const tensor_rule *rule) {
 }
 
 static int rank_of(const char *shape) {
+    const size_t length = strlen(shape); /* known before the loop, which so becomes a wide one */
     int rank = 1;
-    for (; *shape; shape++) rank += *shape == ',';
+    for (size_t i = 0; i < length; i++) rank += shape[i] == ',';
     return rank;
 }
 
