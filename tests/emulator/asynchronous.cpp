@@ -11,8 +11,25 @@ namespace instruction {
 
 using namespace emulator;
 
+/* ---- what threads write, before others than threads read it ---- */
+
+static uint32_t unreleased[SHARED_MOST / 16];      /* writes of 16 bytes each */
+static std::vector<std::vector<uint32_t>> written; /* by each thread: which 16 bytes */
+
+void note_write(uint32_t address, int thread) {
+    const uint32_t piece = (address - SHARED_BASE) / 16;
+    unreleased[piece]++;
+    written[(size_t)thread].push_back(piece);
+}
+void release_writes() {
+    for (uint32_t piece : written[(size_t)thread()]) unreleased[piece]--;
+    written[(size_t)thread()].clear();
+}
+
 template <class word> static word read(uint32_t address) {
     word x;
+    if (unreleased[(address - SHARED_BASE) / 16])
+        fail("wgmma or a bulk copy reads what a thread has written and not released");
     load(x, address);
     return x;
 }
@@ -127,9 +144,9 @@ static void finish(const box &c) {
         for (uint32_t i = 0; i < columns; i++) {
             const bool exists = outside && begin <= i && i < end;
             if (c.writer < 0)
-                store(inside(i), exists ? outside[first + i] : (uint16_t)0);
+                *(uint16_t *)shared_at(inside(i), 2, 2) = exists ? outside[first + i] : 0;
             else if (exists)
-                load(outside[first + i], inside(i));
+                outside[first + i] = read<uint16_t>(inside(i));
         }
     }
     if (c.writer < 0) count(at_address(c.barrier), 0, -(int)(rows * columns * 2));
@@ -275,6 +292,8 @@ namespace emulator {
 using namespace instruction;
 
 void start_block(unsigned threads) {
+    memset(unreleased, 0, sizeof unreleased);
+    written.assign(threads, {});
     groups.assign(threads, std::deque<std::vector<chunk>>(1));
     warpgroups.assign((threads + 127) / 128, {});
 }

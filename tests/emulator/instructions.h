@@ -37,8 +37,13 @@ inline void add(float &x, float y) { x += y; }
 template <class word> inline void load(word &x, uint32_t address) {
     memcpy(&x, shared_at(address, sizeof x, sizeof x), sizeof x);
 }
+/* Wgmma and bulk copies may read what a thread writes when that thread has released it. */
+EMULATOR void note_write(uint32_t address, int thread);
+EMULATOR void release_writes();
+
 template <class word> inline void store(uint32_t address, word x) {
     memcpy(shared_at(address, sizeof x, sizeof x), &x, sizeof x);
+    note_write(address, emulator::thread());
 }
 inline void load_four(uint32_t &x, uint32_t &y, uint32_t &z, uint32_t &w, uint32_t address) {
     uint32_t c[4];
@@ -48,6 +53,7 @@ inline void load_four(uint32_t &x, uint32_t &y, uint32_t &z, uint32_t &w, uint32
 inline void store_four(uint32_t address, uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
     const uint32_t c[4] = {x, y, z, w};
     memcpy(shared_at(address, 16, 16), c, 16);
+    note_write(address, emulator::thread());
 }
 
 EMULATOR void copy_16(uint32_t to, const void *from, int read);

@@ -10,6 +10,7 @@ import sys
 INSTRUCTIONS = [
     (r"^$", None),
     (r"%tid\.x", "thread_index"),
+    (r"fence\.proxy\.async", "release_writes"),
     (r"griddepcontrol|fence|prefetch|setmaxnreg", "nothing"),
     (r"cvt\.rn\.bf16x2", "pack_bf16"),
     (r"cvt\.rn\.f16x2|mov\.b32 %0, \{l, h\}", "pack_f16"),
