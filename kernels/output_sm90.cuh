@@ -17,7 +17,7 @@ INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_
     const row_total total = total_of(a, w.head * a.sequences.group.by + head, base,
                                      own ? state.sum[1] : state.sum[0]);
     if (end.lse && row < w.rows && lane_id() % 4 == own)
-        end.lse[head * a.lse_head_stride + query] = total.lse;
+        end.lse[head * a.lse_head_stride + query] = lse_of(total);
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         float factor = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
         UNROLL for (int n = 0; n < tile::column_parts; n++)

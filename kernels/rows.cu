@@ -76,7 +76,7 @@ INLINE void combine_row(const forward_args &a, const work &w, int row) {
     store_element(out, a.out_dtype, column * 4 + 3, sum.w * all.factor);
     if (column == 0 && a.lse)
         a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-            all.lse;
+            lse_of(all);
 }
 
 /* Grid: (batch * heads_kv * row_blocks * block_rows); block: COMBINE_THREADS. May be launched as a
