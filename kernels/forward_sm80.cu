@@ -58,7 +58,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
                       [&] { copy_ahead(a, w, memory, block, false); });
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
         if (masked) mask_scores(s, memory);
-        raise_maxima(s, state, scale, memory,
+        raise_maxima(s, state, false, scale, memory,
                      [&](const int i, float factor) { rescale(o, i, factor); });
         auto weigh_keys = [&](const int begin, const int end) {
             weigh(s, state, scale, begin, end);

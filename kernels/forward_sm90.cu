@@ -86,10 +86,11 @@ INLINE uint32_t values_at(const place &at, uint32_t memory) {
     return operand_at(memory + layout::v + at.v.slot() * layout::v_bytes, tile::block_keys * 128);
 }
 
-/* How many of the tile's steps that come next need no mask. */
-INLINE int plain_steps(const place &at) {
+/* How many of the tile's steps that come next need no mask, nor look at what is negative. */
+INLINE int plain_steps(const place &at, const softmax_state &state) {
     const interval &clean = own_rows(*at.slot).clean;
-    const bool some = !at.exact && is_clean(clean, at.block - 1);
+    const bool above = spec::maxima == 1 || __all_sync(~0u, none_negative(state.max));
+    const bool some = above && !at.exact && is_clean(clean, at.block - 1);
     const int begin = (clean.begin + tile::block_keys - 1) / tile::block_keys;
     return same_for_all(some ? at.block - most(at.begin, begin) : 0);
 }
@@ -215,13 +216,13 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
     /* S becomes weights; true: maxima were raised, O must be brought to them. With spec::maxima
      * most blocks are taken to raise none: weights and sums are then larger than 1, and what
      * becomes too large is found at the end */
-    auto weigh_next = [&](const bool masked, const bool knows_maxima) {
+    auto weigh_next = [&](const bool masked, const bool knows_maxima, const bool above) {
         leave_keys(at);
         if (spec::scores == 1) bias_scores(s, a, memory, at.block * tile::block_keys);
         if (masked) mask_scores(s, a, at.slot->w, at.block * tile::block_keys);
         bool raised = false;
         if (spec::maxima == 0 || knows_maxima)
-            raised = raise_maxima(s, state, scale, memory,
+            raised = raise_maxima(s, state, above, scale, memory,
                                   [&](const int i, float by) { factor[i] = by; });
         weigh(s, state, scale, 0, tile::key_parts);
         return raised;
@@ -236,7 +237,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         multiply_keys(s, queries_at(at, memory), keys_at(at, memory));
         finish_products(s, o, p);
         clear(state);
-        weigh_next(masked, true);
+        weigh_next(masked, true, false);
         pass_blocks(at.v, passed);
         pack_weights(p, s);
     };
@@ -263,7 +264,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         multiply_values(o, p, v, accumulate);
         finish_keys(s);
         if (turns) clear(state);
-        const bool raised = weigh_next(masked, !plain && (turns || masked || at.exact));
+        const bool raised = weigh_next(masked, !plain && (turns || masked || at.exact), plain);
         finish_products(s, o, p);
         at.v.release();
         if (turns) {
@@ -291,7 +292,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         begin(slot);
         for (;;) {
             ready = false;
-            for (int plain = plain_steps(at); plain > 0; plain--) step(yes(), nullptr);
+            for (int plain = plain_steps(at, state); plain > 0; plain--) step(yes(), nullptr);
             const bool last = at.block == at.begin;
             tile_slot *next = last ? tile_to_follow(at) : nullptr;
             const softmax_state done = state;

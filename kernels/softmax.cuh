@@ -101,15 +101,39 @@ INLINE void row_maxima(row_values &largest, const score_block &s, uint32_t memor
     }
 }
 
+/* The same beside maxima that are not negative: as integers, three at a time. What is negative then
+ * compares wrong, but below them all the same; and NaN above, which the sum shows anyway. */
+INLINE void row_maxima_above(row_values &largest, const score_block &s, const row_values &max) {
+    UNROLL for (int i = 0; i < tile::row_states; i++) {
+        int chain[2] = {__float_as_int(max[i]), __float_as_int(max[i])};
+        UNROLL for (int n = 0; n < tile::key_parts; n++) {
+            const float *pair = &s[i / 2][n][i % 2 * 2];
+            chain[n % 2] = __vimax3_s32(chain[n % 2], __float_as_int(pair[0]),
+                                        __float_as_int(pair[1]));
+        }
+        largest[i] = __int_as_float(most(chain[0], chain[1]));
+    }
+}
+
+INLINE bool none_negative(const row_values &max) {
+    bool none = true;
+    UNROLL for (int i = 0; i < tile::row_states; i++) none &= max[i] >= 0;
+    return none;
+}
+
 /* Raises the maxima to those of S, brings sums to them, and tells of each row by which factor, so
  * that O follows; false when none of the warp's rows had a larger score, as in most blocks of keys.
- * Then nothing is exchanged and O stays as it is, which changes no bit: the factor would be 1. */
+ * Then nothing is exchanged and O stays as it is, which changes no bit: the factor would be 1.
+ * `above`: no maximum is negative. */
 template <class function>
-INLINE bool raise_maxima(const score_block &s, softmax_state &state, float scale, uint32_t memory,
-                         function tell) {
+INLINE bool raise_maxima(const score_block &s, softmax_state &state, const bool above, float scale,
+                         uint32_t memory, function tell) {
     row_values largest;
     bool raised = false;
-    row_maxima(largest, s, memory);
+    if (above)
+        row_maxima_above(largest, s, state.max);
+    else
+        row_maxima(largest, s, memory);
     UNROLL for (int i = 0; i < tile::row_states; i++) raised |= largest[i] > state.max[i];
     if (!__any_sync(~0u, raised)) return false;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
