@@ -164,8 +164,9 @@ INLINE void weigh(score_block &s, softmax_state &state, float scale, const int b
             UNROLL for (int c = 0; c < 2; c++) {
                 float &x = s[i / 2][n][i % 2 * 2 + c];
                 x = power_of_two(fmaf(x, scale, -base));
-                state.sum[i] += x;
             }
+        UNROLL for (int n = begin; n < end; n++)
+            state.sum[i] += s[i / 2][n][i % 2 * 2] + s[i / 2][n][i % 2 * 2 + 1];
     }
 }
 
