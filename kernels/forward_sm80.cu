@@ -91,6 +91,7 @@ extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
 tallow_forward(const __grid_constant__ forward_args a) {
     extern __shared__ __align__(128) char shared_memory[];
     const uint32_t memory = shared_address(shared_memory);
+    wait_for_kernel_before();
     allow_next_kernel();
     work &w = *(work *)(shared_memory + layout::work);
     if (threadIdx.x == 0) work_of(w, a, blockIdx.x, tile::block_rows, tile::block_keys);

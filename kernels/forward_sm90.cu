@@ -311,7 +311,6 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
 extern "C" __global__ void __launch_bounds__(tile::threads + 128, 1)
 tallow_forward(const __grid_constant__ forward_tma_args t) {
     const uint32_t memory = shared_address(shared_memory);
-    allow_next_kernel();
     if (threadIdx.x == tile::threads) {
         prefetch_map(&t.q);
         prefetch_map(&t.k);
@@ -336,6 +335,8 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
         publish_barriers();
     }
     __syncthreads();
+    wait_for_kernel_before();
+    allow_next_kernel();
     if (threadIdx.x < tile::threads) {
         if (shares_registers) take_registers<consumer_registers>();
         compute(t, memory);

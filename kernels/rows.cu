@@ -79,8 +79,8 @@ INLINE void combine_row(const forward_args &a, const work &w, int row) {
             lse_of(all);
 }
 
-/* Grid: (batch * heads_kv * row_blocks * block_rows); block: COMBINE_THREADS. May be launched as a
- * programmatic dependent of tallow_forward. */
+/* Grid: (batch * heads_kv * row_blocks * block_rows); block: COMBINE_THREADS. The kernel before is
+ * tallow_forward, which has waited for what wrote the lengths. */
 extern "C" __global__ void __launch_bounds__(COMBINE_THREADS, 8)
 tallow_combine(const __grid_constant__ forward_args a) {
     const int tile = blockIdx.x / a.block_rows, row = blockIdx.x % a.block_rows;
@@ -89,6 +89,7 @@ tallow_combine(const __grid_constant__ forward_args a) {
     work w;
     enter_work(w, a, at, a.block_rows, a.block_keys);
     wait_for_kernel_before();
+    allow_next_kernel();
     if (w.parts > 1 && row < w.rows) combine_row(a, w, row);
 }
 
@@ -133,6 +134,8 @@ extern "C" __global__ void __launch_bounds__(TOKEN_THREADS)
 tallow_append(const __grid_constant__ append_args a) {
     __shared__ float2 angles[ROTATE_PAIRS];
     const int b = blockIdx.x / a.tokens, t = blockIdx.x % a.tokens;
+    wait_for_kernel_before();
+    allow_next_kernel();
     const sequence seq = sequence_of(a.sequences, b);
     if (t < seq.seqlen_new) append_token(a, seq, b, t, angles);
     if (t < seq.seqlen_q && a.q_out.data) rotate_query(a, seq, b, t, angles);

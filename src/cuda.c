@@ -75,30 +75,31 @@ static tallow_status find_kernels(run *r, const cuda_gpu *gpu) {
     return status;
 }
 
-static tallow_status append(const run *r) {
+static tallow_status append(const run *r, const cuda_gpu *gpu) {
     const problem *p = r->p;
     append_args args;
-    cuda_shape shape = {(unsigned)(p->batch * r->plan.tokens), {TOKEN_THREADS, 1}, 0, false};
+    cuda_shape shape = {
+        (unsigned)(p->batch * r->plan.tokens), {TOKEN_THREADS, 1}, 0, gpu->starts_early};
     if (shape.blocks == 0) return TALLOW_OK;
     tallow_cuda_append_args(&args, p, &r->plan);
     return tallow_cuda_launch(r->rows[ENTRY_APPEND], shape, p->stream, &args);
 }
 
-static cuda_shape forward_shape(const cuda_plan *plan) {
+static cuda_shape forward_shape(const cuda_plan *plan, const cuda_gpu *gpu) {
     return (cuda_shape){(unsigned)plan->blocks,
                         {(unsigned)plan->tile.threads, 1},
                         (unsigned)plan->tile.shared_bytes,
-                        false};
+                        gpu->starts_early};
 }
 
-static tallow_status forward_by_maps(const run *r) {
+static tallow_status forward_by_maps(const run *r, const cuda_gpu *gpu) {
     forward_tma_args args;
     tallow_cuda_tma_args(&args, r->p, &r->plan);
     tallow_status status = tallow_cuda_maps(&args, r->p, &r->plan);
     if (!status && args.counter)
         status = tallow_cuda_fill(args.counter, sizeof *args.counter, 0, 2, 1, r->p->stream);
     if (status) return status;
-    return tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(&r->plan), r->p->stream,
+    return tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(&r->plan, gpu), r->p->stream,
                               &args);
 }
 
@@ -106,12 +107,12 @@ static tallow_status forward(const run *r, const cuda_gpu *gpu) {
     const cuda_plan *plan = &r->plan;
     const int64_t combined = plan->tiles * plan->tile.block_rows;
     forward_args args;
-    cuda_shape rows = {(unsigned)combined, {COMBINE_THREADS, 1}, 0, gpu->capability >= 90};
+    cuda_shape rows = {(unsigned)combined, {COMBINE_THREADS, 1}, 0, gpu->starts_early};
     if (plan->blocks == 0) return TALLOW_OK;
-    if (plan->kernel.family == 90) return forward_by_maps(r);
+    if (plan->kernel.family == 90) return forward_by_maps(r, gpu);
     tallow_cuda_forward_args(&args, r->p, plan);
-    tallow_status status =
-        tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(plan), r->p->stream, &args);
+    tallow_status status = tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(plan, gpu),
+                                              r->p->stream, &args);
     if (status || plan->splits == 1) return status;
     return tallow_cuda_launch(r->rows[ENTRY_COMBINE], rows, r->p->stream, &args);
 }
@@ -148,7 +149,7 @@ tallow_status tallow_cuda_attention(const problem *p) {
     if (!status) status = need_workspace(&r);
     if (!status) status = need_tensors(p);
     if (!status) status = find_kernels(&r, scope.gpu);
-    if (!status) status = append(&r);
+    if (!status) status = append(&r, scope.gpu);
     if (!status) status = forward(&r, scope.gpu);
     tallow_cuda_leave(&scope);
     return status;

@@ -160,6 +160,7 @@ static bool describe_gpu(int ordinal, cuda_gpu *gpu) {
     gpu->multiprocessors = multiprocessors;
     gpu->shared_bytes = (size_t)shared;
     gpu->l2_bytes = (size_t)l2;
+    gpu->starts_early = gpu->capability >= 90 && facts.driver >= 12030; /* in graphs, too */
     return true;
 }
 
@@ -499,6 +500,11 @@ tallow_status tallow_nvrtc_arch(int capability, char arch[CUDA_ARCH]) {
     if (!newest)
         return tallow_fail(TALLOW_UNSUPPORTED,
                            "NVRTC %d.%d does not compile for GPUs as old as sm_%d",
+                           facts.nvrtc / 1000, facts.nvrtc % 1000 / 10, capability);
+    /* There kernels are launched before they may run, and wait by an instruction of sm_90. */
+    if (capability >= 90 && newest < 90)
+        return tallow_fail(TALLOW_UNSUPPORTED,
+                           "NVRTC %d.%d does not compile for sm_%d: must be 11.8 or later",
                            facts.nvrtc / 1000, facts.nvrtc % 1000 / 10, capability);
     snprintf(arch, CUDA_ARCH, "compute_%d", newest);
     if (newest == capability) tallow_cuda_arch(capability, arch);

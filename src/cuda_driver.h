@@ -19,7 +19,8 @@ typedef struct {
     int multiprocessors;
     size_t shared_bytes; /* that one thread block may have */
     size_t l2_bytes;
-    int family; /* of the kernels to run, as in spec.def; 0: the latest that it has */
+    bool starts_early; /* kernels that wait by themselves start beside those before them */
+    int family;        /* of the kernels to run, as in spec.def; 0: the latest that it has */
 } cuda_gpu;
 
 typedef struct {
@@ -65,7 +66,7 @@ tallow_status tallow_cuda_entry(void **entry, void *library, const char *name, i
 
 typedef struct {
     unsigned blocks, threads[2], shared_bytes;
-    bool early; /* sm_90 on: a kernel that waits by itself for the one before it starts beside it */
+    bool early; /* the kernel waits by itself for the one before it */
 } cuda_shape;
 
 tallow_status tallow_cuda_launch(void *entry, cuda_shape shape, void *stream, const void *args);
