@@ -48,7 +48,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
     start_ring(a, w, memory);
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--) {
         const int first_key = block * tile::block_keys;
-        const bool masked = !is_clean(w.clean, block);
+        const bool masked = !within(w.clean, block);
         score_block s;
 
         if (masked) note_visible(a, w, memory, first_key);
@@ -84,7 +84,7 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
     wait_copies<0>(); /* without a block of keys, Q may still be on its way */
     if (!w.careful) return;
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--)
-        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
+        if (!within(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
 extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)

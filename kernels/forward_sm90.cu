@@ -68,6 +68,7 @@ struct place {
     int group;        /* of warps */
     tile_slot *slot;  /* the tile */
     int block, begin; /* whose weights P holds; the first that these rows see */
+    interval clean;   /* those of which these rows see all */
     bool first;       /* V's product starts O */
     bool exact;       /* maxima are those of all keys, whatever spec::maxima */
 };
@@ -88,11 +89,9 @@ INLINE uint32_t values_at(const place &at, uint32_t memory) {
 
 /* How many of the tile's steps that come next need no mask, nor look at what is negative. */
 INLINE int plain_steps(const place &at, const softmax_state &state) {
-    const interval &clean = own_rows(*at.slot).clean;
     const bool above = spec::maxima == 1 || __all_sync(~0u, none_negative(state.max));
-    const bool some = above && !at.exact && is_clean(clean, at.block - 1);
-    const int begin = (clean.begin + tile::block_keys - 1) / tile::block_keys;
-    return same_for_all(some ? at.block - most(at.begin, begin) : 0);
+    const bool some = above && !at.exact && within(at.clean, at.block - 1);
+    return same_for_all(some ? at.block - most(at.begin, at.clean.begin) : 0);
 }
 
 /* Blocks of keys that the tile has and these rows do not see. */
@@ -118,6 +117,8 @@ INLINE int enter_tile(place &at, tile_slot *slot, const forward_args &a, uint32_
     at.slot = slot;
     at.block = same_for_all(own_rows(*slot).blocks.end);
     at.begin = same_for_all(own_rows(*slot).blocks.begin);
+    at.clean.begin = same_for_all(own_rows(*slot).clean.begin);
+    at.clean.end = same_for_all(own_rows(*slot).clean.end);
     at.first = true;
     at.exact = spec::maxima == 1 && __any_sync(~0u, slot->w.careful);
     if (spec::scores == 1) {
@@ -131,9 +132,7 @@ INLINE int enter_tile(place &at, tile_slot *slot, const forward_args &a, uint32_
 }
 
 /* Whether the block before needs a mask. */
-INLINE bool is_masked(const place &at) {
-    return __any_sync(~0u, !is_clean(own_rows(*at.slot).clean, at.block - 1));
-}
+INLINE bool is_masked(const place &at) { return !within(at.clean, at.block - 1); }
 
 /* S is of the block before; K of it has been read, and with the first block's Q. */
 INLINE void leave_keys(place &at) {
@@ -147,7 +146,7 @@ INLINE void put_back(const place &at, out_block &o, const forward_args &a, const
                      uint32_t memory) {
     const int last = same_for_all(own_rows(*at.slot).blocks.end) - 1;
     _Pragma("unroll 1") for (int block = last; block >= at.begin; block--)
-        if (!is_clean(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
+        if (!within(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
 /* Whether sums have left the range in which they and weights are as good as others. */

@@ -68,7 +68,7 @@ INLINE bool copy_next_queries(const forward_tma_args &t, tile_ring tiles, q_ring
 /* Keys of a block from this one on are those whose V may hold what must not be multiplied. */
 INLINE int first_to_mend(const tile_slot &slot, int block) {
     const work &w = slot.w;
-    if (w.careful && !is_clean(w.clean, block)) return 0;
+    if (w.careful && !within(w.clean, block)) return 0;
     return slot.mend ? w.seq.seqlen_k - block * tile::block_keys : tile::block_keys;
 }
 INLINE bool is_mended(const tile_slot &slot, int block) {

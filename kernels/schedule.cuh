@@ -10,7 +10,7 @@ struct work {
     int row_block, row_begin, rows; /* rows of the tile; none: nothing to do */
     int part, parts;                /* of the tile's keys */
     interval blocks;                /* of keys, in this part */
-    interval clean;                 /* keys that every row sees */
+    interval clean;                 /* those of which every row sees all */
     const char *k, *v;              /* the key head's row of key 0; paged: of page 0 */
     bool careful;                   /* see nonfinite.cuh */
 };
@@ -54,7 +54,7 @@ INLINE char *tile_row(const forward_args &a, const tile_rows &rows, const rows_a
     return rows.data + query * view.row_stride + head * view.head_stride;
 }
 
-/* What a run of packed rows sees: blocks of keys, and keys that each row of them does. */
+/* Blocks of keys that a run of packed rows sees, and those of which each row sees every key. */
 struct view {
     interval blocks, clean;
 };
@@ -68,8 +68,9 @@ INLINE view view_of(const forward_args &a, const sequence &seq, int b, int first
     if (keys.begin >= keys.end) keys.begin = keys.end = 0;
     v.blocks.begin = keys.begin / block_keys;
     v.blocks.end = (keys.end + block_keys - 1) / block_keys;
-    v.clean.begin = window_of(a, seq.seqlen_k, positions.end - 1).begin;
-    v.clean.end = window_of(a, seq.seqlen_k, positions.begin).end;
+    v.clean.begin =
+        (window_of(a, seq.seqlen_k, positions.end - 1).begin + block_keys - 1) / block_keys;
+    v.clean.end = window_of(a, seq.seqlen_k, positions.begin).end / block_keys;
     return v;
 }
 

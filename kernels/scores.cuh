@@ -59,16 +59,10 @@ INLINE void bias_scores(score_block &s, const forward_args &a, uint32_t memory, 
     }
 }
 
-/* Whether all of the rows see all of the block. */
-INLINE bool is_clean(const interval &clean, int block) {
-    return clean.begin <= block * tile::block_keys &&
-           (block + 1) * tile::block_keys <= clean.end;
-}
-
 /* Whether some key may be hidden from some row. */
 INLINE bool hides_keys(const work &w) {
     return w.blocks.begin < w.blocks.end &&
-           !(is_clean(w.clean, w.blocks.begin) && is_clean(w.clean, w.blocks.end - 1));
+           !(within(w.clean, w.blocks.begin) && within(w.clean, w.blocks.end - 1));
 }
 
 /* ---- masked blocks of keys ---- */
