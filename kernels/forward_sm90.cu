@@ -164,14 +164,23 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
     const forward_args &a = t.forward;
     tile_slot &slot = slot_of(at.tiles);
     const work &w = slot.w;
-    const bool redo = overflows(state, w) || (slot.end.hides && any_nonfinite(o, w));
-    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0) slot.redo = 1;
+    bool redo = overflows(state, w);
+    row_values factor;
     finish_sums(state.sum, 0);
-    finish_rows(o, state, a, w, slot.end, scale);
-    const bool staged = tile::stages_out && copied_out(t, w);
-    if (staged) copy_rows_out(o, t, w, memory);
-    if (!staged && a.out_dtype != 3) store_quads(o, a, w, slot.end);
-    if (!staged && a.out_dtype == 3) store_floats(o, a, w);
+    finish_rows(factor, state, a, w, slot.end, scale);
+    if (a.out_dtype == 3) {
+        UNROLL for (int i = 0; i < tile::row_states; i++) rescale(o, i, factor[i]);
+        redo |= slot.end.hides && any_nonfinite(o, w);
+        store_floats(o, a, w);
+    } else {
+        row_zeros zeros = {0, 0};
+        if (tile::stages_out && copied_out(t, w))
+            copy_rows_out(o, factor, zeros, t, w, memory);
+        else
+            store_quads(o, factor, zeros, a, w, slot.end);
+        redo |= slot.end.hides && any_nonfinite(zeros, w);
+    }
+    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0) slot.redo = 1;
     leave_slot(at.tiles);
 }
 

@@ -6,9 +6,9 @@
 #include "output.cuh"
 #include "tiles_sm90.cuh"
 
-/* Rows are normalised, and their lse stored. Each lane of a quad does one row's arithmetic for all
- * four. */
-INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_args &a,
+/* What will normalise the rows of O; their lse is stored. Each lane of a quad does one row's
+ * arithmetic for all four. */
+INLINE void finish_rows(row_values &factor, const softmax_state &state, const forward_args &a,
                         const work &w, const tile_end &end, float scale) {
     const int own = lane_id() % 2, row = row_in_tile(own);
     const uint32_t packed = w.row_begin + row, query = divide(packed, a.sequences.group);
@@ -18,11 +18,37 @@ INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_
                                      own ? state.sum[1] : state.sum[0]);
     if (end.lse && row < w.rows && lane_id() % 4 == own)
         end.lse[head * a.lse_head_stride + query] = lse_of(total);
-    UNROLL for (int i = 0; i < tile::row_states; i++) {
-        float factor = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
-        UNROLL for (int n = 0; n < tile::column_parts; n++)
-            UNROLL for (int c = 0; c < 2; c++) o[i / 2][n][i % 2 * 2 + c] *= factor;
-    }
+    UNROLL for (int i = 0; i < tile::row_states; i++)
+        factor[i] = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
+}
+
+/* ---- rows of 16-bit elements ---- */
+
+/* A pair of zeros for each of a thread's two rows; not 0 once an element was inf or NaN. */
+typedef uint32_t row_zeros[2];
+
+/* z + 0 * x of both elements of pairs. */
+INLINE uint32_t add_nothing(uint32_t z, uint32_t x) {
+    if (spec::f16)
+        asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(z) : "r"(x), "r"(0));
+    else
+        asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(z) : "r"(x), "r"(0));
+    return z;
+}
+
+INLINE bool any_nonfinite(const row_zeros &zeros, const work &w) {
+    bool any = false;
+    UNROLL for (int i = 0; i < 2; i++) any |= row_in_tile(i) < w.rows && zeros[i] & 0x7fff7fffu;
+    return any;
+}
+
+/* Two columns of row i, normalised. */
+INLINE uint32_t finished_pair(const out_block &o, const row_values &factor, row_zeros &zeros,
+                              const int n, const int i) {
+    const float *pair = &o[0][n][i * 2];
+    const uint32_t packed = pack(pair[0] * factor[i], pair[1] * factor[i]);
+    zeros[i] = add_nothing(zeros[i], packed);
+    return packed;
 }
 
 /* Register j of lane i of a quad becomes register i of lane j. */
@@ -40,8 +66,8 @@ INLINE void transpose_quad(uint32_t (&x)[4]) {
 }
 
 /* Rows of 16-bit elements, straight from the accumulators: a quad writes 64 bytes. */
-INLINE void store_quads(const out_block &o, const forward_args &a, const work &w,
-                        const tile_end &end) {
+INLINE void store_quads(const out_block &o, const row_values &factor, row_zeros &zeros,
+                        const forward_args &a, const work &w, const tile_end &end) {
     const tile_rows rows = {end.out, (uint32_t)w.row_begin};
     const int count = w.rows, lane = lane_id() % 4;
     UNROLL for (int i = 0; i < tile::row_states; i++) {
@@ -51,8 +77,7 @@ INLINE void store_quads(const out_block &o, const forward_args &a, const work &w
             uint32_t pairs[4] = {0, 0, 0, 0};
             UNROLL for (int j = 0; j < 4; j++) {
                 if (n + j >= tile::column_parts) break;
-                const float *pair = &o[i / 2][n + j][i % 2 * 2];
-                pairs[j] = pack(pair[0], pair[1]);
+                pairs[j] = finished_pair(o, factor, zeros, n + j, i);
             }
             transpose_quad(pairs);
             const bool whole = (n + 4) * 8 <= spec::head_dim_v;
@@ -80,14 +105,14 @@ INLINE bool copied_out(const forward_tma_args &t, const work &w) {
 }
 
 /* In chunks and permuted as queries are. */
-INLINE void stage_rows(const out_block &o, uint32_t memory) {
+INLINE void stage_rows(const out_block &o, const row_values &factor, row_zeros &zeros,
+                       uint32_t memory) {
     const int row = row_warp() * WARP_ROWS + lane_id() % 16, upper = lane_id() / 16;
     UNROLL for (int n = 0; n < tile::column_parts; n += 2) {
         uint32_t pairs[4] = {0, 0, 0, 0};
         UNROLL for (int j = 0; j < 4; j++) {
             if (n + j / 2 >= tile::column_parts) break;
-            const float *pair = &o[0][n + j / 2][j % 2 * 2];
-            pairs[j] = pack(pair[0], pair[1]);
+            pairs[j] = finished_pair(o, factor, zeros, n + j / 2, j % 2);
         }
         const uint32_t chunk = memory + layout::out + n / 8 * tile::block_rows * 128;
         store_matrices(chunk + row * 128 + ((n % 8 + upper ^ row % 8) << 4), pairs);
@@ -106,14 +131,14 @@ INLINE void start_rows(const forward_tma_args &t, const work &w, uint32_t memory
 }
 
 /* Once the warp's rows before have left their place; and arrived, if these are the same. */
-INLINE void copy_rows_out(const out_block &o, const forward_tma_args &t, const work &w,
-                          uint32_t memory) {
+INLINE void copy_rows_out(const out_block &o, const row_values &factor, row_zeros &zeros,
+                          const forward_tma_args &t, const work &w, uint32_t memory) {
     if (__any_sync(~0u, w.careful))
         wait_boxes();
     else
         wait_boxes_read();
     __syncwarp();
-    stage_rows(o, memory);
+    stage_rows(o, factor, zeros, memory);
     release_to_copies();
     __syncwarp();
     if (lane_id() == 0) start_rows(t, w, memory);

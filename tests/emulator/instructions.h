@@ -29,6 +29,24 @@ inline void unpack_f16(float &low, float &high, uint32_t pair) {
     low = emulator::f16_value((uint16_t)pair);
     high = emulator::f16_value((uint16_t)(pair >> 16));
 }
+inline void unpack_bf16(float &low, float &high, uint32_t pair) {
+    low = emulator::bf16_value((uint16_t)pair);
+    high = emulator::bf16_value((uint16_t)(pair >> 16));
+}
+inline void multiply_add_f16(uint32_t &sums, uint32_t x, uint32_t y) {
+    float a[2], b[2], c[2];
+    unpack_f16(a[0], a[1], x);
+    unpack_f16(b[0], b[1], y);
+    unpack_f16(c[0], c[1], sums);
+    pack_f16(sums, a[1] * b[1] + c[1], a[0] * b[0] + c[0]);
+}
+inline void multiply_add_bf16(uint32_t &sums, uint32_t x, uint32_t y) {
+    float a[2], b[2], c[2];
+    unpack_bf16(a[0], a[1], x);
+    unpack_bf16(b[0], b[1], y);
+    unpack_bf16(c[0], c[1], sums);
+    pack_bf16(sums, a[1] * b[1] + c[1], a[0] * b[0] + c[0]);
+}
 inline void exp2_approx(float &y, float x) { y = exp2f(x); }
 inline void add(float &x, float y) { x += y; }
 

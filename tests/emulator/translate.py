@@ -17,6 +17,8 @@ INSTRUCTIONS = [
     (r"mov\.b32 \{l, h\}", "unpack_f16"),
     (r"cvt\.rn\.f16\.f32", "narrow_f16"),
     (r"cvt\.f32\.f16", "widen_f16"),
+    (r"fma\.rn\.bf16x2", "multiply_add_bf16"),
+    (r"fma\.rn\.f16x2", "multiply_add_f16"),
     (r"ex2\.approx", "exp2_approx"),
     (r"^add\.f32", "add"),
     (r"ld\.shared\.v4", "load_four"),
