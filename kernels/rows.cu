@@ -89,7 +89,6 @@ tallow_combine(const __grid_constant__ forward_args a) {
     work w;
     enter_work(w, a, at, a.block_rows, a.block_keys);
     wait_for_kernel_before();
-    allow_next_kernel();
     if (w.parts > 1 && row < w.rows) combine_row(a, w, row);
 }
 
@@ -135,7 +134,6 @@ tallow_append(const __grid_constant__ append_args a) {
     __shared__ float2 angles[ROTATE_PAIRS];
     const int b = blockIdx.x / a.tokens, t = blockIdx.x % a.tokens;
     wait_for_kernel_before();
-    allow_next_kernel();
     const sequence seq = sequence_of(a.sequences, b);
     if (t < seq.seqlen_new) append_token(a, seq, b, t, angles);
     if (t < seq.seqlen_q && a.q_out.data) rotate_query(a, seq, b, t, angles);
