@@ -256,7 +256,8 @@ typedef struct tallow_attention_params {
     int32_t threads;     /* CPU threads, at most one a processor; 0: OpenMP's choice */
     void *stream;        /* CUDA stream; null on the CPU */
     void *workspace;     /* scratch of tallow_attention_workspace bytes, 256-byte aligned, on the
-                            device; on the CPU null means malloc during the call */
+                            device, whatever it holds, for one call at a time; on the CPU null
+                            means malloc during the call */
     size_t workspace_size;
     const char *pack; /* optional path of a pack, see tallow_attention_compile; null on the CPU */
 } tallow_attention_params;

@@ -140,13 +140,17 @@ typedef struct {
 typedef struct {
     tensor_map q, k, v, out;
     forward_args forward;
-    int32_t
-        *counter;   /* 0 before the launch: tiles are taken as blocks get to them; null: in turn */
+    /* Tiles are taken as blocks get to them, and counted here behind the tag: memory that does not
+     * show it counts none yet, and the last block leaves none. Null: tiles are taken in turn. */
+    uint64_t *taken;
+    uint64_t tag;
     int32_t items;  /* tiles; read when q is dense */
     int32_t blocks; /* the grid */
     int32_t key_rows;   /* block_keys, or those of a page if it has fewer */
     int32_t copies_out; /* 1: `out` is a map of it, in boxes of WARP_ROWS packed rows */
 } forward_tma_args;
+
+enum { TAKEN_BITS = 24 }; /* of the count; the others are the tag's */
 
 /* Positions of tokens: element (row of M-RoPE, b, t); null: counted up from where the sequence's
  * first token stands. */

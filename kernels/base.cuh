@@ -30,7 +30,7 @@ INLINE int lane_id() { return thread_id() % 32; }
  * once all blocks of that one have allowed it, and up to where it waits for what they write. Of no
  * effect in other launches. A kernel waits before it allows: then the one after it knows that all
  * before this one have ended. One of many small blocks does not allow: those of attention would
- * take the multiprocessors that it leaves first, two for one, and read keys up to a sixth slower. */
+ * take the multiprocessors that it leaves first, two of them one, and read up to a sixth slower. */
 INLINE void allow_next_kernel() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -85,18 +85,32 @@ INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, i
     return true;
 }
 
-/* The item of this thread block after `item`: the next one that no block has taken, or, without a
- * counter, the one that is its turn. */
+/* Tiles taken before this one, but for the first of each block. */
+INLINE int count_tile(const forward_tma_args &t) {
+    const uint64_t seen = atomicAdd(t.taken, (uint64_t)0);
+    if (seen >> TAKEN_BITS != t.tag) atomicCAS(t.taken, seen, t.tag << TAKEN_BITS);
+    return (int)(atomicAdd(t.taken, (uint64_t)1) & (1 << TAKEN_BITS) - 1);
+}
+
+/* The item of this thread block after `item`: the next one that no block has taken, or the one that
+ * is its turn. */
 INLINE int item_after(const forward_tma_args &t, int item) {
-    if (!t.counter) return item + t.blocks;
-    if (lane_id() == 0) item = t.blocks + atomicAdd(t.counter, 1);
+    if (!t.taken) return item + t.blocks;
+    if (lane_id() == 0) item = t.blocks + count_tile(t);
     return __shfl_sync(~0u, item, 0);
 }
 
+/* There is none for each block once: the one that finds so last leaves the count as if there had
+ * been no launch. */
 INLINE bool find_tile(tile_index &at, tile_finder &f, const forward_tma_args &t, int item) {
-    if (t.forward.sequences.cu_seqlens_q.data) return find_packed(at, f, t.forward, item);
-    if (item < t.items) at = tile_at(t.forward, item);
-    return item < t.items;
+    const bool packed = t.forward.sequences.cu_seqlens_q.data;
+    if (packed ? find_packed(at, f, t.forward, item) : item < t.items) {
+        if (!packed) at = tile_at(t.forward, item);
+        return true;
+    }
+    const int items = packed ? f.first_item + __shfl_sync(~0u, f.items, 31) : t.items;
+    if (t.taken && item == items + t.blocks - 1 && lane_id() == 0) *t.taken = 0;
+    return false;
 }
 
 /* Whether rows of V behind the last key exist, with whatever they hold. */
@@ -134,8 +148,8 @@ INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
 }
 
 /* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others,
- * a round of slots without a tile makes sure that all flags have been seen. With a counter no tile
- * is taken before the copier is about to need it: another thread block might come to it first. */
+ * a round of slots without a tile makes sure that all flags have been seen. If they are counted, no
+ * tile is taken before the copier is about to need it: another block might come to it first. */
 INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     tile_ring tiles(memory + layout::tile_barriers);
     tile_finder finder;
@@ -143,7 +157,7 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
     while (item >= -layout::tile_slots) {
         tiles.wait_empty();
-        if (t.counter && tiles.passed > 0)
+        if (t.taken && tiles.passed > 0)
             wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
         tile_slot &slot = slot_of(tiles);
         const bool again = __any_sync(~0u, slot.redo);

@@ -96,8 +96,6 @@ static tallow_status forward_by_maps(const run *r, const cuda_gpu *gpu) {
     forward_tma_args args;
     tallow_cuda_tma_args(&args, r->p, &r->plan);
     tallow_status status = tallow_cuda_maps(&args, r->p, &r->plan);
-    if (!status && args.counter)
-        status = tallow_cuda_fill(args.counter, sizeof *args.counter, 0, 2, 1, r->p->stream);
     if (status) return status;
     return tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(&r->plan, gpu), r->p->stream,
                               &args);

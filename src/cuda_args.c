@@ -2,13 +2,16 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "rotary.h"
 
 static_assert(sizeof(forward_tma_args) <= 4096 && sizeof(append_args) <= 4096 &&
                   sizeof(rotate_args) <= 4096 && sizeof(merge_args) <= 4096,
               "every driver accepts 4096 bytes of arguments");
+static_assert(2 * MOST_COUNTED_TILES <= 1 << TAKEN_BITS, "blocks count beyond the last tile");
 static_assert(TALLOW_MAX_HEAD_DIM / 2 <= ROTATE_PAIRS, "one launch appends");
 
 static rows_arg rows_of(const rows_view *view) {
@@ -135,12 +138,25 @@ static bool copies_out(const problem *p, const cuda_plan *plan) {
            tallow_cuda_strides_reach(&p->out);
 }
 
+/* What memory does not hold by chance: another number in each process. */
+static uint64_t tag(void) {
+    static _Atomic uint64_t chosen;
+    uint64_t x = chosen, none = 0;
+    struct timespec now;
+    if (x) return x;
+    timespec_get(&now, TIME_UTC);
+    x = ((uint64_t)now.tv_sec << 32 ^ (uint64_t)now.tv_nsec) + (uintptr_t)&now;
+    x = (x ^ x >> 31) * 0x9e3779b97f4a7c15u;
+    x = x >> TAKEN_BITS | 1;
+    return atomic_compare_exchange_strong(&chosen, &none, x) ? x : none;
+}
+
 void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
     tallow_cuda_forward_args(&out->forward, p, plan);
-    out->counter = NULL;
+    out->taken = NULL;
+    out->tag = tag();
     if (plan->counts_tiles)
-        out->counter =
-            (int32_t *)((char *)p->workspace + plan->partial_bytes + plan->rotated_bytes);
+        out->taken = (uint64_t *)((char *)p->workspace + plan->partial_bytes + plan->rotated_bytes);
     out->items = (int32_t)plan->tiles;
     out->blocks = (int32_t)plan->blocks;
     out->key_rows = (int32_t)plan->key_rows;

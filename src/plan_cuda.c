@@ -12,6 +12,7 @@ enum {
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
     LARGE_BLOCK_KEYS = 2048,   /* that a query sees, as a rule */
+    LEAST_ALIKE_BLOCKS = 6,    /* of keys, of each tile */
     LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
     SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
     ALIKE_SECTION = 4,         /* heads, when no tile is longer than others */
@@ -253,11 +254,12 @@ static void count_bytes(cuda_plan *out, const problem *p) {
     out->workspace = out->partial_bytes + out->rotated_bytes + (out->counts_tiles ? 256 : 0);
 }
 
-/* Tiles of different lengths, several for each thread block, are taken as blocks get to them; the
- * counter costs two microseconds, so they must be worth it. */
+/* Tiles, several for each thread block, are taken as blocks get to them: they differ in length, or
+ * are long enough to show that multiprocessors differ in speed. */
 static bool counts_tiles(const cuda_plan *plan, const problem *p) {
     const int64_t blocks = ceil_div(p->max_seqlen_k, plan->tile.block_keys);
-    return plan->kernel.family == 90 && tiles_differ(p) && plan->tiles > 2 * plan->blocks &&
+    return plan->kernel.family == 90 && (tiles_differ(p) || blocks >= LEAST_ALIKE_BLOCKS) &&
+           plan->tiles > 2 * plan->blocks && plan->tiles < MOST_COUNTED_TILES &&
            plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;
 }
 

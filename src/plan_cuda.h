@@ -6,6 +6,8 @@
 #include "problem.h"
 #include "spec.h"
 
+enum { MOST_COUNTED_TILES = 1 << 23 };
+
 typedef struct {
     spec kernel;
     spec_tile tile;
@@ -21,7 +23,7 @@ typedef struct {
     int64_t blocks;    /* thread blocks of the forward kernel; 0: nothing to compute */
     int64_t tokens;    /* of each sequence that are appended or rotated first; 0: none */
     bool rotates_q;    /* into the workspace, behind the partial results */
-    bool counts_tiles; /* by a counter in the workspace, behind that */
+    bool counts_tiles; /* in the workspace, behind that */
     size_t partial_bytes, rotated_bytes, workspace;
 } cuda_plan;
 

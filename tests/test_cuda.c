@@ -291,6 +291,42 @@ static void run_many_sequences(void) {
     free(half);
 }
 
+/* ---- counted tiles ---- */
+
+/* Two thread blocks that count the tiles they take, in memory that holds anything, and then in what
+ * the first call has left there. */
+static void run_counted(void) {
+    enum { ROWS = 1536, DIM = 64, N = ROWS * DIM };
+    static float host[N], expected[N], again[N];
+    static uint16_t half[N];
+    cuda_scope scope;
+    EXPECT(!tallow_cuda_enter(&scope, NULL, NULL, NULL), "%s", tallow_last_error());
+    cuda_gpu *known = (cuda_gpu *)(uintptr_t)scope.gpu; /* the library's own */
+    const cuda_gpu before = *known;
+    fill(host, N, 12);
+    for (int i = 0; i < N; i++) half[i] = tallow_f32_to_f16(host[i]);
+    const tallow_tensor q = {.data = half, .shape = {1, ROWS, 1, DIM}, .dtype = TALLOW_F16};
+    tallow_attention_params p = {
+        .q = q, .k = q, .v = q, .out = f32(expected, 1, ROWS, 1, DIM), .mask = TALLOW_MASK_CAUSAL};
+    EXPECT(!tallow_attention(&p, sizeof p), "%s", tallow_last_error());
+    p.q.data = p.k.data = p.v.data = device_copy(half, sizeof half);
+    p.out.data = device_copy(host, sizeof host);
+    p.device = TALLOW_DEVICE_CUDA;
+    known->multiprocessors = 2;
+    EXPECT(!tallow_attention_workspace(&p, sizeof p, &p.workspace_size), "%s", tallow_last_error());
+    EXPECT(before.capability != 90 || p.workspace_size > 0, "tiles are not counted");
+    if (p.workspace_size) p.workspace = device_copy(host, p.workspace_size);
+    EXPECT(!tallow_attention(&p, sizeof p), "%s", tallow_last_error());
+    gpu.download(gpu.context, host, p.out.data, sizeof host);
+    EXPECT(farthest(host, expected, N) < 2e-3, "counted: off by %g", farthest(host, expected, N));
+    p.out.data = device_copy(again, sizeof again);
+    EXPECT(!tallow_attention(&p, sizeof p), "%s", tallow_last_error());
+    gpu.download(gpu.context, again, p.out.data, sizeof again);
+    EXPECT(!memcmp(again, host, sizeof again), "counted again: other bits");
+    *known = before;
+    tallow_cuda_leave(&scope);
+}
+
 /* ---- capture ---- */
 
 static void entry(const char *name, void *pointer) {
@@ -432,6 +468,7 @@ int main(int argc, char **argv) {
         run_rotary(1000, TALLOW_PAIRING_HALF, false);
         run_merge();
         run_many_sequences();
+        run_counted();
         run_capture();
         run_threads();
         run_refusals();

@@ -60,6 +60,12 @@ template <class number> inline number atomicAdd(number *at, number x) {
     return before;
 }
 
+template <class number> inline number atomicCAS(number *at, number from, number to) {
+    number before = *at;
+    if (before == from) *at = to;
+    return before;
+}
+
 /* ---- CUDA's functions over a warp or a block ---- */
 
 template <class number>
