@@ -21,8 +21,8 @@
  *   k, v    blocks of keys and values; the same. V of a block comes after K of the block before it.
  *           V to be mended arrives at a barrier `landed`, and the mender at `full`
  *
- * Warpgroups run apart, and skip blocks that only rows of others see. If tiles are counted, the copier
- * tells the scheduler by the barrier `need` that it is coming to a tile's last blocks.
+ * Warpgroups run apart, and skip blocks that only rows of others see. If tiles are counted, the
+ * copier tells the scheduler by the barrier `need` that it is coming to a tile's last blocks.
  *
  * While a warpgroup turns S of one block into weights, tensor cores multiply the weights of the
  * block before with V, and, where Q has two slots, at a tile's end Q of the next tile with its
