@@ -150,7 +150,7 @@ typedef struct {
     int32_t copies_out; /* 1: `out` is a map of it, in boxes of WARP_ROWS packed rows */
 } forward_tma_args;
 
-enum { TAKEN_BITS = 24 }; /* of the count; the others are the tag's */
+enum { TAKEN_BITS = 31 }; /* of the count: no int is more; the others are the tag's */
 
 /* Positions of tokens: element (row of M-RoPE, b, t); null: counted up from where the sequence's
  * first token stands. */

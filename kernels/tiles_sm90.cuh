@@ -89,7 +89,7 @@ INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, i
 INLINE int count_tile(const forward_tma_args &t) {
     const uint64_t seen = atomicAdd(t.taken, (uint64_t)0);
     if (seen >> TAKEN_BITS != t.tag) atomicCAS(t.taken, seen, t.tag << TAKEN_BITS);
-    return (int)(atomicAdd(t.taken, (uint64_t)1) & (1 << TAKEN_BITS) - 1);
+    return (int)(atomicAdd(t.taken, (uint64_t)1) & ((uint64_t)1 << TAKEN_BITS) - 1);
 }
 
 /* The item of this thread block after `item`: the next one that no block has taken, or the one that

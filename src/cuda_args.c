@@ -11,7 +11,6 @@
 static_assert(sizeof(forward_tma_args) <= 4096 && sizeof(append_args) <= 4096 &&
                   sizeof(rotate_args) <= 4096 && sizeof(merge_args) <= 4096,
               "every driver accepts 4096 bytes of arguments");
-static_assert(2 * MOST_COUNTED_TILES <= 1 << TAKEN_BITS, "blocks count beyond the last tile");
 static_assert(TALLOW_MAX_HEAD_DIM / 2 <= ROTATE_PAIRS, "one launch appends");
 
 static rows_arg rows_of(const rows_view *view) {

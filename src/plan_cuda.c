@@ -259,7 +259,7 @@ static void count_bytes(cuda_plan *out, const problem *p) {
 static bool counts_tiles(const cuda_plan *plan, const problem *p) {
     const int64_t blocks = ceil_div(p->max_seqlen_k, plan->tile.block_keys);
     return plan->kernel.family == 90 && (tiles_differ(p) || blocks >= LEAST_ALIKE_BLOCKS) &&
-           plan->tiles > 2 * plan->blocks && plan->tiles < MOST_COUNTED_TILES &&
+           plan->tiles > 2 * plan->blocks &&
            plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;
 }
 

@@ -6,8 +6,6 @@
 #include "problem.h"
 #include "spec.h"
 
-enum { MOST_COUNTED_TILES = 1 << 23 };
-
 typedef struct {
     spec kernel;
     spec_tile tile;
