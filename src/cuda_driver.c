@@ -50,6 +50,7 @@ typedef struct {
     F(cuMemPoolDestroy, void *)                                                                    \
     F(cuMemAllocFromPoolAsync, unsigned long long *, size_t, void *, void *)                       \
     F(cuMemFreeAsync, unsigned long long, void *)                                                  \
+    F(cuMemsetD2D16Async, unsigned long long, size_t, unsigned short, size_t, size_t, void *)      \
     F(cuMemcpyDtoH_v2, void *, unsigned long long, size_t)                                         \
     F(cuThreadExchangeStreamCaptureMode, int *)
 #define NVRTC(F)                                                                                   \
@@ -462,6 +463,13 @@ tallow_status tallow_cuda_allocate(void **memory, size_t bytes, const cuda_scope
 
 tallow_status tallow_cuda_free(void *memory, void *stream) {
     return status_of(driver.cuMemFreeAsync((uintptr_t)memory, stream), "cuMemFreeAsync");
+}
+
+tallow_status tallow_cuda_fill(void *to, size_t pitch, uint16_t value, size_t columns, size_t rows,
+                               void *stream) {
+    if (columns == 0 || rows == 0) return TALLOW_OK;
+    return status_of(driver.cuMemsetD2D16Async((uintptr_t)to, pitch, value, columns, rows, stream),
+                     "cuMemsetD2D16Async");
 }
 
 tallow_status tallow_cuda_read(void *host, const void *from, size_t bytes) {

@@ -93,6 +93,10 @@ tallow_status tallow_cuda_allocate(void **memory, size_t bytes, const cuda_scope
                                    void *stream);
 tallow_status tallow_cuda_free(void *memory, void *stream);
 
+/* Writes one value to a matrix of 16-bit elements whose rows are `pitch` bytes apart. */
+tallow_status tallow_cuda_fill(void *to, size_t pitch, uint16_t value, size_t columns, size_t rows,
+                               void *stream);
+
 /* Waits for the bytes. */
 tallow_status tallow_cuda_read(void *host, const void *from, size_t bytes);
 

@@ -191,6 +191,14 @@ ENTRY cuMemAllocFromPoolAsync(address *memory, size_t bytes, void *, void *) {
 ENTRY cuMemFreeAsync(address memory, void *on) {
     return put(on, [=] { return cuMemFree_v2(memory); });
 }
+ENTRY cuMemsetD2D16Async(address to, size_t pitch, unsigned short value, size_t columns,
+                         size_t rows, void *on) {
+    return put(on, [=] {
+        for (size_t row = 0; row < rows; row++)
+            for (size_t i = 0; i < columns; i++) ((unsigned short *)(to + row * pitch))[i] = value;
+        return (int)OK;
+    });
+}
 
 /* ---- kernels ---- */
 
