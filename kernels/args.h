@@ -144,8 +144,8 @@ typedef struct {
      * show it counts none yet, and the last block leaves none. Null: tiles are taken in turn. */
     uint64_t *taken;
     uint64_t tag;
-    int32_t items;  /* tiles; read when q is dense */
-    int32_t blocks; /* the grid */
+    int32_t items;      /* tiles; read when q is dense */
+    int32_t blocks;     /* the grid */
     int32_t key_rows;   /* block_keys, or those of a page if it has fewer */
     int32_t copies_out; /* 1: `out` is a map of it, in boxes of WARP_ROWS packed rows */
 } forward_tma_args;
