@@ -49,7 +49,7 @@ static void run_kernels(void) {
            "a plain call takes the plain kernel");
     EXPECT(plan.kernel.shared_memory == 227, "%d KiB", (int)plan.kernel.shared_memory);
     EXPECT(plan_of(&a, &small).kernel.shared_memory == 99, "of the GPU");
-    EXPECT(plan.splits == 1 && plan.workspace == 0, "enough tiles are not split");
+    EXPECT(plan.splits == 1 && plan.partial_bytes == 0, "enough tiles are not split");
 
     a.precision = TALLOW_PRECISION_HIGH;
     EXPECT(plan_of(&a, &h200).kernel.p_parts == 2, "high precision");
