@@ -4,9 +4,9 @@
  *
  * Programs and their entry points
  *   forward_sm80.cu   tallow_forward(forward_args)
+ *                     tallow_combine(forward_args)       parts of tiles into out and lse
  *   forward_sm90.cu   tallow_forward(forward_tma_args)
- *   rows.cu           tallow_combine(forward_args)       parts of a split into out and lse
- *                     tallow_append(append_args)         new keys into the cache, q rotated
+ *   rows.cu           tallow_append(append_args)         new keys into the cache, q rotated
  *                     tallow_rotate(rotate_args)         tallow_rotary
  *                     tallow_merge(merge_args)           tallow_merge
  * Grids and blocks stand above each entry point. */
@@ -29,11 +29,13 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    COMBINE_THREADS = 128, /* threads of a block of tallow_combine: one row */
+    COMBINE_ROWS = 2,      /* of a tile, of a block of tallow_combine */
+    COMBINE_THREADS = 128, /* of that */
     MERGE_ROWS = 4,        /* rows of a block of tallow_merge, one warp each */
     TOKEN_THREADS = 128,   /* threads of a block of tallow_append and tallow_rotate: one token */
     WARP_ROWS = 16,        /* of a tile, of each warp of the forward kernel of sm_90 */
-    ROTATE_PAIRS = 320 /* pairs that one launch rotates; tallow_rotate is launched again for more */
+    ROTATE_PAIRS = 320,    /* that one launch rotates; tallow_rotate is launched again for more */
+    COUNT_BITS = 31        /* of a count that thread blocks share; those above are the tag's */
 };
 
 /* Division by a number that is known before the launch: n / by = n * multiplier >> (31 + shift),
@@ -96,20 +98,18 @@ typedef struct {
      * sum of the weights. In all batch * heads_kv * row_blocks * splits * block_rows * (head_dim_v
      * + 2) floats. Only tiles that are cut in parts use it. */
     float *partial;
+    uint64_t *ended; /* of each tile, thread blocks that are done; null: tallow_combine follows */
+    uint64_t tag;    /* what memory shows that holds a count: see count.cuh */
 
     /* Schedule. A tile is one block of rows of one (b, key head); row r of those is query r / group
      * of head key_head * group + r % group. A tile's visible blocks of keys are cut into
      * min(splits, ceil(blocks / split_blocks)) parts, at least one, as even as can be. */
-    int32_t row_blocks; /* blocks of rows of the longest sequence */
-    int32_t block_rows; /* of the forward kernel's tile: tallow_combine needs it told */
-    int32_t block_keys;
+    int32_t row_blocks;    /* blocks of rows of the longest sequence */
     int32_t split_blocks;  /* a part has at least so many blocks of keys, if there are as many */
     divisor splits;        /* most parts the keys of a tile are cut into */
     divisor section;       /* (batch, key head) pairs worked on at a time; 1 to all of them */
     divisor last_section;  /* the pairs that are left for the last section */
     divisor section_tiles; /* section * row_blocks */
-    int32_t head_dim_v;
-    int32_t out_dtype; /* tallow_dtype */
 
     /* Scores. With the axis scores = 0 scale must be positive, softcap and slopes are not read. */
     float scale;   /* softmax_scale */
@@ -122,11 +122,11 @@ typedef struct {
     const int32_t *prefix_ranges;
     int64_t range_batch_stride, range_stride, range_end_stride;
     int32_t max_ranges;
+    int32_t out_dtype; /* tallow_dtype */
 
     /* Dropout: a weight is kept iff its random word is at least the threshold; 0 keeps all */
     uint32_t dropout_threshold; /* ceil(dropout_p * 2^32) */
     float dropout_scale;        /* 1 / (1 - dropout_p): always read */
-    int32_t zero;
     uint64_t dropout_seed, dropout_offset;
 } forward_args;
 
@@ -140,17 +140,14 @@ typedef struct {
 typedef struct {
     tensor_map q, k, v, out;
     forward_args forward;
-    /* Tiles are taken as blocks get to them, and counted here behind the tag: memory that does not
-     * show it counts none yet, and the last block leaves none. Null: tiles are taken in turn. */
-    uint64_t *taken;
-    uint64_t tag;
+    /* Tiles that were taken as blocks got to them, and blocks that found no more. Null: tiles are
+     * taken in turn. */
+    uint64_t *counts;
     int32_t items;      /* tiles; read when q is dense */
     int32_t blocks;     /* the grid */
     int32_t key_rows;   /* block_keys, or those of a page if it has fewer */
     int32_t copies_out; /* 1: `out` is a map of it, in boxes of WARP_ROWS packed rows */
 } forward_tma_args;
-
-enum { TAKEN_BITS = 31 }; /* of the count: no int is more; the others are the tag's */
 
 /* Positions of tokens: element (row of M-RoPE, b, t); null: counted up from where the sequence's
  * first token stands. */

@@ -7,13 +7,14 @@
  *   S = Q K^T;  scores;  P = 2^(S - max), O and sums brought to the new max;  O += P V
  *
  * Weights are powers of two. Grid: (batch * heads_kv * row_blocks * splits); block:
- * tile.threads; dynamic shared memory: tile.shared_bytes (src/spec.h). With splits > 1
- * tallow_combine follows. */
+ * tile.threads; dynamic shared memory: tile.shared_bytes (src/spec.h). With splits > 1 the last
+ * block of a tile of few rows puts its parts together, or else tallow_combine does. */
 #if SPEC_dtype == 3
 #include "fma.cuh"
 #else
 #include "mma_sm80.cuh"
 #endif
+#include "combine.cuh"
 #include "keys.cuh"
 #include "nonfinite.cuh"
 #include "output_sm80.cuh"
@@ -87,16 +88,8 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         if (!within(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
-extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
-tallow_forward(const __grid_constant__ forward_args a) {
-    extern __shared__ __align__(128) char shared_memory[];
-    const uint32_t memory = shared_address(shared_memory);
-    wait_for_kernel_before();
-    allow_next_kernel();
-    work &w = *(work *)(shared_memory + layout::work);
-    if (threadIdx.x == 0) work_of(w, a, blockIdx.x, tile::block_rows, tile::block_keys);
-    __syncthreads();
-    if (w.rows == 0) return;
+/* A part of a tile. */
+INLINE void compute(const forward_args &a, work &w, uint32_t memory) {
     const float scale = (spec::scores == 1 ? 1 : a.scale) * LOG2E;
     softmax_state state;
     out_block o;
@@ -111,4 +104,33 @@ tallow_forward(const __grid_constant__ forward_args a) {
         if (threadIdx.x == 0) w.careful = true;
     }
     finish_tile(o, state, a, w, scale, memory);
+}
+
+extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
+tallow_forward(const __grid_constant__ forward_args a) {
+    extern __shared__ __align__(128) char shared_memory[];
+    const uint32_t memory = shared_address(shared_memory);
+    wait_for_kernel_before();
+    allow_next_kernel();
+    work &w = *(work *)(shared_memory + layout::work);
+    static_assert(tile::threads * sizeof(combined_rows) <= layout::work, "work is still read");
+    if (threadIdx.x == 0) work_of(w, a, blockIdx.x);
+    __syncthreads();
+    if (w.rows > 0 && w.part < w.parts) compute(a, w, memory);
+    if (spec::rows == 1 && a.ended && comes_last(a) && w.parts > 1)
+        combine_tile(a, w, (combined_rows *)shared_memory);
+}
+
+/* Grid: (batch * heads_kv * row_blocks * block_rows / COMBINE_ROWS); block: COMBINE_THREADS. The
+ * kernel before is tallow_forward, which has waited for what wrote the lengths. */
+extern "C" __global__ void __launch_bounds__(COMBINE_THREADS)
+tallow_combine(const __grid_constant__ forward_args a) {
+    __shared__ combined_rows shared[COMBINE_THREADS];
+    const int runs = tile::block_rows / COMBINE_ROWS;
+    const int item = blockIdx.x / runs, first_row = blockIdx.x % runs * COMBINE_ROWS;
+    work w;
+    enter_work(w, a, tile_at(a, item));
+    wait_for_kernel_before();
+    if (w.parts > 1 && first_row < w.rows)
+        combine_rows(a, w, first_row, COMBINE_THREADS / 32, shared);
 }

@@ -10,7 +10,7 @@
 /* Of a part, maxima and sums; its rows stay as they are. */
 INLINE void store_states(const softmax_state &state, const forward_args &a, const work &w,
                          float scale) {
-    float *partial = partial_of(a, w, w.part, tile::block_rows);
+    float *partial = partial_of(a, w, w.part);
     float2 *states = (float2 *)(partial + tile::block_rows * spec::head_dim_v);
     if (lane_id() % 4 != 0 || column_warp() != 0) return;
     UNROLL for (int i = 0; i < tile::row_states; i++)
@@ -19,7 +19,7 @@ INLINE void store_states(const softmax_state &state, const forward_args &a, cons
 
 /* Rows of floats, straight from the accumulators: a quad writes 32 bytes. */
 INLINE void store_floats(const out_block &o, const forward_args &a, const work &w) {
-    float *partial = partial_of(a, w, w.part, tile::block_rows);
+    float *partial = partial_of(a, w, w.part);
     const tile_rows rows = rows_of_tile(a, w, a.out);
     const int count = w.rows;
     const bool split = w.parts > 1;

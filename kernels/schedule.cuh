@@ -3,6 +3,7 @@
 #define SCHEDULE_CUH
 
 #include "masks.cuh"
+#include "spec.cuh"
 
 struct work {
     sequence seq;
@@ -59,8 +60,8 @@ struct view {
     interval blocks, clean;
 };
 
-INLINE view view_of(const forward_args &a, const sequence &seq, int b, int first_row, int rows,
-                    int block_keys) {
+INLINE view view_of(const forward_args &a, const sequence &seq, int b, int first_row, int rows) {
+    const int block_keys = tile::block_keys;
     view v;
     interval positions = {position_of(a, seq, first_row),
                           position_of(a, seq, first_row + rows - 1) + 1};
@@ -80,26 +81,25 @@ struct tile_index {
 };
 
 /* The tile's rows and where they and their keys lie; not yet what they see. */
-INLINE void enter_rows(work &w, const forward_args &a, tile_index at, int block_rows) {
+INLINE void enter_rows(work &w, const forward_args &a, tile_index at) {
     w.b = at.b;
     w.head = at.head;
     w.head_kv = divide(at.head, a.kv_group);
     w.seq = sequence_of(a.sequences, at.b);
     w.row_block = at.row_block;
-    w.row_begin = at.row_block * block_rows;
+    w.row_begin = at.row_block * tile::block_rows;
     int64_t rows = (int64_t)w.seq.seqlen_q * a.sequences.group.by - w.row_begin;
-    w.rows = (int)clamp64(rows, 0, block_rows);
+    w.rows = (int)clamp64(rows, 0, tile::block_rows);
     w.part = 0;
     w.parts = 1;
     w.careful = false;
 }
 
 /* All parts of a tile in one. `w` may lie in shared memory: then little has to be in registers. */
-INLINE void enter_work(work &w, const forward_args &a, tile_index at, int block_rows,
-                       int block_keys) {
-    enter_rows(w, a, at, block_rows);
+INLINE void enter_work(work &w, const forward_args &a, tile_index at) {
+    enter_rows(w, a, at);
     if (w.rows == 0) return;
-    view v = view_of(a, w.seq, w.b, w.row_begin, w.rows, block_keys);
+    view v = view_of(a, w.seq, w.b, w.row_begin, w.rows);
     w.blocks = v.blocks;
     w.clean = v.clean;
     if (a.splits.by == 1) return;
@@ -144,22 +144,20 @@ INLINE void find_keys(work &w, const forward_args &a) {
     w.v = head_of(a, w, a.v);
 }
 
-/* What thread block `block` computes: a part of a tile. Parts of a tile are next to each other. */
-INLINE void work_of(work &w, const forward_args &a, uint32_t block, int block_rows,
-                    int block_keys) {
+/* What thread block `block` computes: a part of a tile, if there are as many. Parts of a tile are
+ * next to each other. */
+INLINE void work_of(work &w, const forward_args &a, uint32_t block) {
     uint32_t item = divide(block, a.splits), part = block - item * a.splits.by;
-    enter_work(w, a, tile_at(a, item), block_rows, block_keys);
-    if ((int)part >= w.parts) w.rows = 0;
-    if (w.rows == 0) return;
+    enter_work(w, a, tile_at(a, item));
     take_part(w, part);
     find_keys(w, a);
 }
 
 /* The partial results of a tile's part: see args.h. */
-INLINE float *partial_of(const forward_args &a, const work &w, int part, int block_rows) {
-    int64_t tile =
+INLINE float *partial_of(const forward_args &a, const work &w, int part) {
+    int64_t item =
         ((int64_t)w.b * a.sequences.heads_kv.by + w.head) * a.row_blocks + w.row_block;
-    return a.partial + (tile * a.splits.by + part) * block_rows * (a.head_dim_v + 2);
+    return a.partial + (item * a.splits.by + part) * tile::block_rows * (spec::head_dim_v + 2);
 }
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef TILES_SM90_CUH
 #define TILES_SM90_CUH
 
+#include "count.cuh"
 #include "layout.cuh"
 #include "scores.cuh"
 
@@ -68,7 +69,6 @@ INLINE void look_at(tile_finder &f, const forward_args &a, int first_b, int firs
     }
 }
 
-/* False: there is no such item. */
 INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, int item) {
     for (;;) {
         const int items = __shfl_sync(~0u, f.items, 31);
@@ -85,32 +85,28 @@ INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, i
     return true;
 }
 
-/* Tiles taken before this one, but for the first of each block. */
-INLINE int count_tile(const forward_tma_args &t) {
-    const uint64_t seen = atomicAdd(t.taken, (uint64_t)0);
-    if (seen >> TAKEN_BITS != t.tag) atomicCAS(t.taken, seen, t.tag << TAKEN_BITS);
-    return (int)(atomicAdd(t.taken, (uint64_t)1) & ((uint64_t)1 << TAKEN_BITS) - 1);
-}
-
 /* The item of this thread block after `item`: the next one that no block has taken, or the one that
  * is its turn. */
 INLINE int item_after(const forward_tma_args &t, int item) {
-    if (!t.taken) return item + t.blocks;
-    if (lane_id() == 0) item = t.blocks + count_tile(t);
+    if (!t.counts) return item + t.blocks;
+    if (lane_id() == 0) item = t.blocks + (int)count_one(t.counts, t.forward.tag);
     return __shfl_sync(~0u, item, 0);
 }
 
-/* There is none for each block once: the one that finds so last leaves the count as if there had
- * been no launch. */
+/* False: there is no such item. */
 INLINE bool find_tile(tile_index &at, tile_finder &f, const forward_tma_args &t, int item) {
-    const bool packed = t.forward.sequences.cu_seqlens_q.data;
-    if (packed ? find_packed(at, f, t.forward, item) : item < t.items) {
-        if (!packed) at = tile_at(t.forward, item);
-        return true;
-    }
-    const int items = packed ? f.first_item + __shfl_sync(~0u, f.items, 31) : t.items;
-    if (t.taken && item == items + t.blocks - 1 && lane_id() == 0) *t.taken = 0;
-    return false;
+    if (t.forward.sequences.cu_seqlens_q.data) return find_packed(at, f, t.forward, item);
+    if (item < t.items) at = tile_at(t.forward, item);
+    return item < t.items;
+}
+
+/* Once by each thread block, when there are no more tiles: the last of all leaves no count. */
+INLINE void end_count(const forward_tma_args &t) {
+    uint64_t *ended = t.counts + 1;
+    if (!t.counts || lane_id() != 0) return;
+    if ((int)count_one(ended, t.forward.tag) < t.blocks - 1) return;
+    leave_none(t.counts, t.forward.tag);
+    leave_none(ended, t.forward.tag);
 }
 
 /* Whether rows of V behind the last key exist, with whatever they hold. */
@@ -125,11 +121,11 @@ INLINE bool has_rows_behind(const forward_args &a, const work &w) {
 INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     const int group = lane_id(), groups = tile::row_warps / 4;
     work &w = slot.w;
-    if (group == 0) enter_rows(w, a, at, tile::block_rows);
+    if (group == 0) enter_rows(w, a, at);
     __syncwarp();
     const int first = group < groups ? group * 64 : 0;
     const int rows = group < groups ? clamp(w.rows - first, 1, 64) : w.rows;
-    const view sees = view_of(a, w.seq, w.b, w.row_begin + first, rows, tile::block_keys);
+    const view sees = view_of(a, w.seq, w.b, w.row_begin + first, rows);
     const int begin = __shfl_sync(~0u, sees.blocks.begin, groups);
     const int end = most(__shfl_sync(~0u, sees.blocks.end, groups), begin + 1);
     if (group < groups) {
@@ -157,7 +153,7 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
     while (item >= -layout::tile_slots) {
         tiles.wait_empty();
-        if (t.taken && tiles.passed > 0)
+        if (t.counts && tiles.passed > 0)
             wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
         tile_slot &slot = slot_of(tiles);
         const bool again = __any_sync(~0u, slot.redo);
@@ -169,7 +165,10 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
         } else if (item >= 0) {
             if (tiles.passed > 0) item = item_after(t, item);
             found = find_tile(at, finder, t, item);
-            if (!found) item = -2;
+            if (!found) {
+                end_count(t);
+                item = -2;
+            }
         } else {
             item--;
         }

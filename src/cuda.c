@@ -70,7 +70,7 @@ static tallow_status find_kernels(run *r, const cuda_gpu *gpu) {
     tallow_status status = TALLOW_OK;
     if (r->plan.blocks > 0)
         status = tallow_cuda_kernels(&r->plan.kernel, gpu, r->p->pack, &r->forward);
-    if (!status && (r->plan.splits > 1 || r->plan.tokens > 0))
+    if (!status && r->plan.tokens > 0)
         status = tallow_cuda_kernels(&rows_program, gpu, r->p->pack, &r->rows);
     return status;
 }
@@ -103,16 +103,16 @@ static tallow_status forward_by_maps(const run *r, const cuda_gpu *gpu) {
 
 static tallow_status forward(const run *r, const cuda_gpu *gpu) {
     const cuda_plan *plan = &r->plan;
-    const int64_t combined = plan->tiles * plan->tile.block_rows;
+    const int64_t pairs = plan->tiles * plan->tile.block_rows / COMBINE_ROWS;
+    const cuda_shape combined = {(unsigned)pairs, {COMBINE_THREADS, 1}, 0, gpu->starts_early};
     forward_args args;
-    cuda_shape rows = {(unsigned)combined, {COMBINE_THREADS, 1}, 0, gpu->starts_early};
     if (plan->blocks == 0) return TALLOW_OK;
     if (plan->kernel.family == 90) return forward_by_maps(r, gpu);
     tallow_cuda_forward_args(&args, r->p, plan);
     tallow_status status = tallow_cuda_launch(r->forward[ENTRY_FORWARD], forward_shape(plan, gpu),
                                               r->p->stream, &args);
-    if (status || plan->splits == 1) return status;
-    return tallow_cuda_launch(r->rows[ENTRY_COMBINE], rows, r->p->stream, &args);
+    if (status || !plan->combines) return status;
+    return tallow_cuda_launch(r->forward[ENTRY_COMBINE], combined, r->p->stream, &args);
 }
 
 static tallow_status need_workspace(const run *r) {

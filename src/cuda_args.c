@@ -76,6 +76,24 @@ static sequences_arg sequences_of(const problem *p) {
     };
 }
 
+/* What memory does not hold by chance: another number in each process. */
+static uint64_t tag(void) {
+    static _Atomic uint64_t chosen;
+    uint64_t x = chosen, none = 0;
+    struct timespec now;
+    if (x) return x;
+    timespec_get(&now, TIME_UTC);
+    x = ((uint64_t)now.tv_sec << 32 ^ (uint64_t)now.tv_nsec) + (uintptr_t)&now;
+    x = (x ^ x >> 31) * 0x9e3779b97f4a7c15u;
+    x = x >> COUNT_BITS | 1;
+    return atomic_compare_exchange_strong(&chosen, &none, x) ? x : none;
+}
+
+static uint64_t *counts(const problem *p, const cuda_plan *plan) {
+    if (plan->count_bytes == 0) return NULL;
+    return (uint64_t *)((char *)p->workspace + plan->partial_bytes + plan->rotated_bytes);
+}
+
 /* Q as it is, or rotated in the workspace behind the partial results, without gaps. */
 static rows_arg queries(const problem *p, const cuda_plan *plan) {
     rows_arg q = rows_of(&p->q);
@@ -100,16 +118,14 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
         .lse_batch_stride = p->lse_batch_stride,
         .lse_head_stride = p->lse_head_stride,
         .partial = p->workspace,
+        .ended = counts(p, plan),
+        .tag = tag(),
         .row_blocks = (int32_t)plan->row_blocks,
-        .block_rows = plan->tile.block_rows,
-        .block_keys = plan->tile.block_keys,
         .split_blocks = (int32_t)plan->split_blocks,
         .splits = divisor_of((uint32_t)plan->splits),
         .section = divisor_of((uint32_t)plan->section),
         .last_section = divisor_of((uint32_t)(left ? left : plan->section)),
         .section_tiles = divisor_of((uint32_t)(plan->section * plan->row_blocks)),
-        .head_dim_v = (int32_t)p->head_dim_v,
-        .out_dtype = p->out_dtype,
         .scale = p->softmax_scale,
         .softcap = p->softcap,
         .alibi_slopes = {p->alibi_slopes.data, p->alibi_slopes.stride[0],
@@ -122,6 +138,7 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
         .range_stride = p->prefix_ranges.stride[1],
         .range_end_stride = p->prefix_ranges.stride[2],
         .max_ranges = (int32_t)p->max_ranges,
+        .out_dtype = p->out_dtype,
         .dropout_threshold = (uint32_t)ceil(p->dropout_p * 4294967296.0),
         .dropout_scale = (float)(1 / (1 - p->dropout_p)),
         .dropout_seed = p->dropout_seed,
@@ -137,25 +154,9 @@ static bool copies_out(const problem *p, const cuda_plan *plan) {
            tallow_cuda_strides_reach(&p->out);
 }
 
-/* What memory does not hold by chance: another number in each process. */
-static uint64_t tag(void) {
-    static _Atomic uint64_t chosen;
-    uint64_t x = chosen, none = 0;
-    struct timespec now;
-    if (x) return x;
-    timespec_get(&now, TIME_UTC);
-    x = ((uint64_t)now.tv_sec << 32 ^ (uint64_t)now.tv_nsec) + (uintptr_t)&now;
-    x = (x ^ x >> 31) * 0x9e3779b97f4a7c15u;
-    x = x >> TAKEN_BITS | 1;
-    return atomic_compare_exchange_strong(&chosen, &none, x) ? x : none;
-}
-
 void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
     tallow_cuda_forward_args(&out->forward, p, plan);
-    out->taken = NULL;
-    out->tag = tag();
-    if (plan->counts_tiles)
-        out->taken = (uint64_t *)((char *)p->workspace + plan->partial_bytes + plan->rotated_bytes);
+    out->counts = counts(p, plan);
     out->items = (int32_t)plan->tiles;
     out->blocks = (int32_t)plan->blocks;
     out->key_rows = (int32_t)plan->key_rows;

@@ -32,8 +32,10 @@ static const loaded *find(_Atomic(loaded *) *list, const spec *s) {
 }
 
 static tallow_status load(const spec *s, const cuda_gpu *gpu, const char *pack, loaded *out) {
-    static const char *const rows[ENTRIES] = {"tallow_combine", "tallow_append", "tallow_rotate",
-                                              "tallow_merge"};
+    static const char *const rows[ENTRIES] = {"tallow_append", "tallow_rotate", "tallow_merge"};
+    static const char *const forward[ENTRIES] = {"tallow_forward", "tallow_combine"};
+    const char *const *names = s->family ? forward : rows;
+    const int count = s->family == 0 ? 3 : s->family == 90 ? 1 : 2;
     char key[SPEC_KEY];
     spec_tile tile;
     void *image, *library;
@@ -44,11 +46,11 @@ static tallow_status load(const spec *s, const cuda_gpu *gpu, const char *pack, 
     status = tallow_cuda_load(&library, image, key);
     free(image);
     out->s = *s;
-    if (!status && s->family)
-        return tallow_cuda_entry(&out->entries[ENTRY_FORWARD], library, "tallow_forward",
-                                 tile.shared_bytes, gpu);
-    for (int i = 0; i < ENTRIES && !status; i++)
-        status = tallow_cuda_entry(&out->entries[i], library, rows[i], 0, gpu);
+    for (int i = 0; i < count && !status; i++) {
+        const bool computes = s->family && i == ENTRY_FORWARD;
+        status = tallow_cuda_entry(&out->entries[i], library, names[i],
+                                   computes ? tile.shared_bytes : 0, gpu);
+    }
     return status;
 }
 

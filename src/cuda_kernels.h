@@ -5,8 +5,8 @@
 #include "cuda_driver.h"
 #include "spec.h"
 
-/* Entries of a loaded program: one of a forward kernel's, these of rows.cu. */
-enum { ENTRY_FORWARD = 0, ENTRY_COMBINE = 0, ENTRY_APPEND, ENTRY_ROTATE, ENTRY_MERGE, ENTRIES };
+/* Entries of a loaded program: those of a forward kernel's, and those of rows.cu. */
+enum { ENTRY_FORWARD, ENTRY_COMBINE, ENTRIES = 3, ENTRY_APPEND = 0, ENTRY_ROTATE, ENTRY_MERGE };
 
 /* The entries of a specialisation on the current context's GPU. Waits for no lock, and reads no
  * `pack`, once loaded. */

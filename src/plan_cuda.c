@@ -11,6 +11,7 @@ enum {
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
+    MOST_LAST_BYTES = 64 << 10,
     LARGE_BLOCK_KEYS = 2048,   /* that a query sees, as a rule */
     LEAST_ALIKE_BLOCKS = 6,    /* of keys, of each tile */
     LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
@@ -191,6 +192,15 @@ static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu)
     choose_splits(out, p, gpu);
 }
 
+/* Whether a tile has more rows, or its parts more bytes, than the thread block that is done last
+ * should combine. It adds in another order: bits that may not depend on the longest sequence do
+ * without it. */
+static bool combines(const cuda_plan *plan, const problem *p) {
+    const int64_t row_bytes = p->max_seqlen_q * plan->group * p->head_dim_v * 4;
+    return plan->splits > 1 && (p->batch_invariant || plan->kernel.rows != 1 ||
+                                plan->splits * row_bytes > MOST_LAST_BYTES);
+}
+
 static bool tiles_differ(const problem *p) {
     return p->masked || p->q_layout == LAYOUT_PACKED || p->k_layout == LAYOUT_PACKED ||
            p->seqused_k.data || p->leftpad_k.data;
@@ -242,18 +252,6 @@ static tallow_status need_counts(const cuda_plan *plan, const problem *p) {
                        (long long)plan->splits);
 }
 
-static size_t round_up(int64_t bytes) { return ((size_t)bytes + 255) / 256 * 256; }
-
-static void count_bytes(cuda_plan *out, const problem *p) {
-    const int64_t rows = p->q_layout == LAYOUT_PACKED ? p->rows_q : p->batch * p->rows_q;
-    if (out->splits > 1)
-        out->partial_bytes = round_up(out->blocks * out->tile.block_rows * (p->head_dim_v + 2) * 4);
-    if (out->rotates_q)
-        out->rotated_bytes =
-            round_up(rows * p->heads * p->head_dim * (int64_t)tallow_dtype_size(p->dtype));
-    out->workspace = out->partial_bytes + out->rotated_bytes + (out->counts_tiles ? 256 : 0);
-}
-
 /* Tiles, several for each thread block, are taken as blocks get to them: they differ in length, or
  * are long enough to show that multiprocessors differ in speed. */
 static bool counts_tiles(const cuda_plan *plan, const problem *p) {
@@ -261,6 +259,21 @@ static bool counts_tiles(const cuda_plan *plan, const problem *p) {
     return plan->kernel.family == 90 && (tiles_differ(p) || blocks >= LEAST_ALIKE_BLOCKS) &&
            plan->tiles > 2 * plan->blocks &&
            plan->tiles / plan->blocks * blocks >= LEAST_COUNTED_BLOCKS;
+}
+
+static size_t round_up(int64_t bytes) { return ((size_t)bytes + 255) / 256 * 256; }
+
+static void count_bytes(cuda_plan *out, const problem *p) {
+    const int64_t rows = p->q_layout == LAYOUT_PACKED ? p->rows_q : p->batch * p->rows_q;
+    if (out->splits > 1) {
+        out->partial_bytes = round_up(out->blocks * out->tile.block_rows * (p->head_dim_v + 2) * 4);
+        if (!out->combines) out->count_bytes = round_up(out->tiles * 8);
+    }
+    if (counts_tiles(out, p)) out->count_bytes = round_up(2 * 8);
+    if (out->rotates_q)
+        out->rotated_bytes =
+            round_up(rows * p->heads * p->head_dim * (int64_t)tallow_dtype_size(p->dtype));
+    out->workspace = out->partial_bytes + out->rotated_bytes + out->count_bytes;
 }
 
 tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
@@ -275,8 +288,8 @@ tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda
     out->tiles = count_tiles(out, p);
     out->blocks = out->tiles * out->splits;
     if (out->kernel.family == 90) out->blocks = least(out->blocks, gpu->multiprocessors);
+    out->combines = combines(out, p);
     out->section = out->blocks > 0 ? choose_section(out, p, gpu) : 1;
-    out->counts_tiles = counts_tiles(out, p);
     count_bytes(out, p);
     return TALLOW_OK;
 }

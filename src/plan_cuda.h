@@ -18,11 +18,12 @@ typedef struct {
     int64_t split_blocks; /* a part has at least so many blocks of keys */
     int64_t section;      /* (batch, head of tiles) pairs worked on at a time */
     int64_t tiles;
-    int64_t blocks;    /* thread blocks of the forward kernel; 0: nothing to compute */
-    int64_t tokens;    /* of each sequence that are appended or rotated first; 0: none */
-    bool rotates_q;    /* into the workspace, behind the partial results */
-    bool counts_tiles; /* in the workspace, behind that */
-    size_t partial_bytes, rotated_bytes, workspace;
+    int64_t blocks; /* thread blocks of the forward kernel; 0: nothing to compute */
+    int64_t tokens; /* of each sequence that are appended or rotated first; 0: none */
+    bool rotates_q;
+    bool combines;                                    /* parts, by a kernel of its own */
+    size_t partial_bytes, rotated_bytes, count_bytes; /* of the workspace, one behind the other */
+    size_t workspace;
 } cuda_plan;
 
 /* Whether tensor maps reach as far as the strides do. */

@@ -116,15 +116,19 @@ static void run_splits(void) {
     EXPECT(plan.kernel.rows == 1, "few rows");
     EXPECT(plan.splits > 8 && plan.blocks >= 132 / 2, "%d splits leave the GPU idle",
            (int)plan.splits);
-    EXPECT(plan.workspace == (size_t)(plan.blocks * rows * 130 * 4 + 255) / 256 * 256,
-           "%zu bytes for %d blocks", plan.workspace, (int)plan.blocks);
+    EXPECT(plan.partial_bytes == (size_t)(plan.blocks * rows * 130 * 4 + 255) / 256 * 256,
+           "%zu bytes for %d blocks", plan.partial_bytes, (int)plan.blocks);
     a.num_splits = 1;
     EXPECT(plan_of(&a, &h200).splits == 1, "splits off");
     a.num_splits = 7;
-    EXPECT(plan_of(&a, &h200).splits == 7, "as asked");
+    plan = plan_of(&a, &h200);
+    EXPECT(plan.splits == 7, "as asked");
+    EXPECT(!plan.combines && plan.workspace == plan.partial_bytes + 256,
+           "few bytes are combined by the last block, which is counted");
     a.num_splits = 4096;
     plan = plan_of(&a, &h200);
     EXPECT(plan.splits * plan.tile.block_keys == 16384, "no more parts than blocks of keys");
+    EXPECT(plan.combines && plan.workspace == plan.partial_bytes, "many bytes by many blocks");
 }
 
 /* What one sequence gets follows from nothing but itself. */
@@ -141,6 +145,7 @@ static void run_invariance(void) {
     EXPECT(alone.splits == among.splits && alone.split_blocks == among.split_blocks,
            "the same parts");
     EXPECT(alone.splits > 1, "few rows are split all the same");
+    EXPECT(alone.combines && among.combines, "and combined in one way");
     EXPECT(plan_of(&a, &small).split_blocks == alone.split_blocks, "on every GPU");
 }
 

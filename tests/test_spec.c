@@ -14,7 +14,7 @@ _Static_assert(sizeof(divisor) == 16 && sizeof(rows_arg) == 32 && sizeof(ints_ar
 _Static_assert(sizeof(sequences_arg) == 6 * sizeof(ints_arg) + 24 + 3 * sizeof(divisor) + 32, "");
 _Static_assert(sizeof(forward_args) == sizeof(sequences_arg) + 4 * sizeof(rows_arg) + 32 + 32 +
                                            5 * sizeof(divisor) + 2 * sizeof(floats_arg) + 16 + 32 +
-                                           16 + 16,
+                                           8 + 24,
                "forward_args");
 _Static_assert(sizeof(angles_arg) == 8 * ROTATE_PAIRS + 40 + 40, "angles_arg");
 ENDS(forward_args, dropout_offset);

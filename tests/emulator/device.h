@@ -66,6 +66,8 @@ template <class number> inline number atomicCAS(number *at, number from, number 
     return before;
 }
 
+inline void __threadfence() {}
+
 /* ---- CUDA's functions over a warp or a block ---- */
 
 template <class number>
