@@ -7,12 +7,14 @@
 enum {
     FEW_ROWS = 16,
     OLDEST = 75,                     /* compute capability */
-    LEAST_SPLIT_KEYS = 256,          /* a part shorter than this costs more than it spreads */
+    LEAST_SPLIT_KEYS = 64,           /* a part shorter than this costs more than it spreads */
     LEAST_SPLIT_KEYS_OF_MANY = 1024, /* the same, of many rows: each has to be combined */
     INVARIANT_SPLIT_KEYS = 2048,     /* batch invariance: parts follow from the sequence alone */
     MOST_CHOSEN_SPLITS = 128,
-    MOST_LAST_BYTES = 64 << 10,
-    LARGE_BLOCK_KEYS = 2048,   /* that a query sees, as a rule */
+    LEAST_PAIRED_TILES = 8, /* of fewer, so many parts take long to combine */
+    MOST_PAIRED_KEYS = 512, /* of each multiprocessor */
+    MOST_LAST_BYTES = 48 << 10,
+    LARGE_BLOCK_KEYS = 3072,   /* that a query sees, as a rule */
     LEAST_ALIKE_BLOCKS = 6,    /* of keys, of each tile */
     LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
     SECTION_TILES = 3,         /* of each multiprocessor, so that a section's end leaves few idle */
@@ -170,23 +172,33 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
 
 /* ---- splits ---- */
 
+/* The fewest parts whose longest is as short as that of `wanted` parts. */
+static int64_t even_parts(int64_t blocks, int64_t wanted, int64_t least_blocks) {
+    return ceil_div(blocks, most(ceil_div(blocks, most(1, wanted)), least_blocks));
+}
+
+/* Parts that are worked on at a time: one on each multiprocessor, as more read many keys slower.
+ * Few keys are over before that shows, and two hide each other's beginning and end. */
+static int64_t parts_at_once(int64_t tiles, const problem *p, const cuda_gpu *gpu, bool few_rows) {
+    const int64_t all = gpu->multiprocessors;
+    const bool pairs = few_rows && tiles >= LEAST_PAIRED_TILES &&
+                       p->max_seqlen_k <= all * MOST_PAIRED_KEYS / tiles;
+    return pairs ? 2 * all : all;
+}
+
 static void choose_splits(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
-    const int64_t tiles = count_tiles(out, p);
+    const int64_t tiles = most(1, count_tiles(out, p));
     const int64_t key_blocks = most(1, ceil_div(p->max_seqlen_k, out->tile.block_keys));
-    /* One part for each multiprocessor: more at a time read the keys slower. */
-    int64_t wanted = tiles > 0 ? gpu->multiprocessors / tiles : 1;
-    int64_t least_keys = out->kernel.rows == 1 ? LEAST_SPLIT_KEYS : LEAST_SPLIT_KEYS_OF_MANY;
-    out->split_blocks = ceil_div(least_keys, out->tile.block_keys);
-    if (p->num_splits > 0) {
-        out->split_blocks = 1;
-        wanted = p->num_splits;
-    } else if (p->batch_invariant) {
-        out->split_blocks = ceil_div(INVARIANT_SPLIT_KEYS, out->tile.block_keys);
-        wanted = out->kernel.rows == 1 ? key_blocks : 1;
-    } else {
-        wanted = least(wanted, MOST_CHOSEN_SPLITS);
+    const bool few = out->kernel.rows == 1;
+    int64_t wanted = least(parts_at_once(tiles, p, gpu, few) / tiles, MOST_CHOSEN_SPLITS);
+    int64_t least_keys = few ? LEAST_SPLIT_KEYS : LEAST_SPLIT_KEYS_OF_MANY;
+    if (p->batch_invariant) {
+        least_keys = INVARIANT_SPLIT_KEYS;
+        wanted = few ? key_blocks : 1;
     }
-    out->splits = most(1, least(wanted, ceil_div(key_blocks, out->split_blocks)));
+    out->split_blocks = p->num_splits > 0 ? 1 : ceil_div(least_keys, out->tile.block_keys);
+    out->splits = p->num_splits > 0 ? least(p->num_splits, key_blocks)
+                                    : even_parts(key_blocks, wanted, out->split_blocks);
     if (out->splits == 1 || out->kernel.family != 90) return;
     leave_wgmma(out, p, p->num_splits > 0 ? "num_splits" : "too few tiles: keys are split");
     choose_splits(out, p, gpu);

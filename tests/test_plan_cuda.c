@@ -96,8 +96,8 @@ static bool takes_large(int64_t head_dim, int64_t seqlen, int32_t causal) {
 static void run_large(void) {
     EXPECT(takes_large(64, 512, 0) && takes_large(64, 4096, 1), "192 rows");
     EXPECT(!takes_large(64, 256, 0), "128 of 384 rows would be none");
-    EXPECT(takes_large(128, 2048, 0) && takes_large(128, 4096, 1), "many keys at a time");
-    EXPECT(!takes_large(128, 1024, 0) && !takes_large(128, 2048, 1), "queries see 1024 keys");
+    EXPECT(takes_large(128, 4096, 0) && takes_large(128, 8192, 1), "many keys at a time");
+    EXPECT(!takes_large(128, 2048, 0) && !takes_large(128, 4096, 1), "queries see 2048 keys");
     EXPECT(!takes_large(256, 16384, 0), "heads too long for it");
     sizes s = prefill;
     s.batch = 1;
