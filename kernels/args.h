@@ -143,9 +143,9 @@ typedef struct {
     /* Tiles that were taken as blocks got to them, and blocks that found no more. Null: tiles are
      * taken in turn. */
     uint64_t *counts;
-    int32_t items;      /* tiles; read when q is dense */
-    int32_t blocks;     /* the grid */
-    int32_t key_rows;   /* block_keys, or those of a page if it has fewer */
+    int32_t items;      /* tiles, or pairs of them; read when q is dense */
+    int32_t blocks;     /* thread blocks, or pairs of them */
+    int32_t key_rows;   /* block_keys, those of a page if it has fewer, or half of them in pairs */
     int32_t copies_out; /* 1: `out` is a map of it, in boxes of WARP_ROWS packed rows */
 } forward_tma_args;
 

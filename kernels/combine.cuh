@@ -135,8 +135,8 @@ INLINE void store_combined(const combined_rows &c, const forward_args &a, const 
     }
 }
 
-/* By all threads: `sharing` warps for some rows, whose parts they divide among themselves. What they
- * have of them meets in `shared`, which has a place for each thread. */
+/* By all threads: `sharing` warps for some rows, whose parts they divide among themselves. What
+ * they have of them meets in `shared`, which has a place for each thread. */
 INLINE void combine_rows(const forward_args &a, const work &w, int first_row, int sharing,
                          combined_rows *shared) {
     const int warp = thread_id() / 32 % sharing;

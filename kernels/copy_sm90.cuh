@@ -41,6 +41,64 @@ INLINE bool has_ended(uint32_t barrier, uint32_t parity) {
     return ended;
 }
 
+/* ---- pairs of thread blocks ----
+ *
+ * Both work on row blocks next to each other, against the same keys: each copies half of a block of
+ * keys to both. A slot is empty when both have left it. The first of them leads: it finds tiles for
+ * both, and leaves of tiles and wishes to compute one again go to it. */
+#if SPEC_pairs == 1
+#define TOGETHER __cluster_dims__(2, 1, 1)
+INLINE int rank_in_pair() {
+    int rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+/* An address in the shared memory of one of the two. */
+INLINE uint32_t address_of(uint32_t address, int rank) {
+    uint32_t there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+    return there;
+}
+INLINE void arrive_at(uint32_t barrier, int rank) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_of(barrier, rank))
+                 : "memory");
+}
+/* What was written before shows to the leader. */
+INLINE void arrive_at_leader(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
+                     address_of(barrier, 0))
+                 : "memory");
+}
+INLINE void wait_for_both(uint32_t barrier, uint32_t parity) {
+    asm volatile("{.reg .pred ended;\nagain: "
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%0], %1;\n"
+                 "@!ended bra again;}" ::"r"(barrier), "r"(parity)
+                 : "memory");
+}
+INLINE void set_at_leader(uint32_t address, int x) {
+    asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(address_of(address, 0)), "r"(x)
+                 : "memory");
+}
+/* 8 bytes to the other thread block, which arrive at a barrier of it. */
+INLINE void send(uint32_t to, uint32_t barrier, int x, int y) {
+    asm volatile("{.reg .b64 both;\nmov.b64 both, {%2, %3};\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 "
+                 "[%0], both, [%1];}" ::"r"(address_of(to, 1)),
+                 "r"(address_of(barrier, 1)), "r"(x), "r"(y)
+                 : "memory");
+}
+INLINE void meet() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+#else
+#define TOGETHER
+INLINE int rank_in_pair() { return 0; }
+INLINE void arrive_at(uint32_t barrier, int) { arrive(barrier); }
+INLINE void arrive_at_leader(uint32_t barrier) { arrive(barrier); }
+INLINE void meet() {}
+#endif
+constexpr int together = 1 + spec::pairs;
+
 /* Shared memory that threads have read or written may be written, or read, by copies and wgmma. */
 INLINE void release_to_copies() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -58,6 +116,16 @@ INLINE void copy_box(uint32_t to, const tensor_map *map, uint32_t barrier, int c
                  "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
                  : "memory");
 }
+#if SPEC_pairs == 1
+/* To the same place of both, arriving at the barrier of each. */
+INLINE void copy_box_to_both(uint32_t to, const tensor_map *map, uint32_t barrier, int c0, int c1,
+                             int c2, int c3) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "h"((uint16_t)3)
+                 : "memory");
+}
+#endif
 INLINE void copy_box(uint32_t to, const tensor_map *map, uint32_t barrier, int c0, int c1, int c2,
                      int c3, int c4) {
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -105,6 +173,11 @@ template <int slots> struct ring {
     /* By all lanes of a warp: it no longer reads the slot. */
     INLINE void release() {
         if (lane_id() == 0) arrive(empty());
+        next();
+    }
+    /* The same of a slot that both of a pair fill. */
+    INLINE void release_to_both() {
+        if (lane_id() < together) arrive_at(empty(), lane_id());
         next();
     }
 };

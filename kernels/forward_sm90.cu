@@ -28,6 +28,8 @@
  * block before with V, and, where Q has two slots, at a tile's end Q of the next tile with its
  * keys. The tile's rows leave before the next product.
  *
+ * In pairs (spec::pairs) two thread blocks, side by side, work on the same keys: copy_sm90.cuh.
+ *
  * Grid: at most one block for each multiprocessor; block: tile::threads + 128; dynamic shared
  * memory: tile.shared_bytes (src/spec.h). */
 #include "keys_sm90.cuh"
@@ -98,7 +100,7 @@ INLINE int plain_steps(const place &at, const softmax_state &state) {
 INLINE void pass_blocks(key_ring &ring, int blocks) {
     _Pragma("unroll 1") for (; blocks > 0; blocks--) {
         ring.wait_full();
-        ring.release();
+        ring.release_to_both();
     }
 }
 /* Of both, as they come. */
@@ -136,7 +138,7 @@ INLINE bool is_masked(const place &at) { return !within(at.clean, at.block - 1);
 
 /* S is of the block before; K of it has been read, and with the first block's Q. */
 INLINE void leave_keys(place &at) {
-    at.k.release();
+    at.k.release_to_both();
     at.block--;
     if (at.block == at.begin) at.q.release();
 }
@@ -180,7 +182,7 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
             store_quads(o, factor, zeros, a, w, slot.end);
         redo |= slot.end.hides && any_nonfinite(zeros, w);
     }
-    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0) slot.redo = 1;
+    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0) ask_again(slot);
     leave_slot(at.tiles);
 }
 
@@ -274,7 +276,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         if (turns) clear(state);
         const bool raised = weigh_next(masked, !plain && (turns || masked || at.exact), plain);
         finish_products(s, o, p);
-        at.v.release();
+        at.v.release_to_both();
         if (turns) {
             at.v.passed += rest;
             pass_blocks(at.v, passed);
@@ -291,7 +293,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         start_products(s, o, p);
         multiply_values(o, p, values_at(at, memory), !at.first);
         finish_products(s, o, p);
-        at.v.release();
+        at.v.release_to_both();
         pass_blocks(at.k, at.v, blocks_left(at));
         if (at.slot->w.careful) put_back(at, o, a, at.slot->w, memory);
     };
@@ -316,7 +318,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
     wait_boxes();
 }
 
-extern "C" __global__ void __launch_bounds__(tile::threads + 128, 1)
+extern "C" __global__ void TOGETHER __launch_bounds__(tile::threads + 128, 1)
 tallow_forward(const __grid_constant__ forward_tma_args t) {
     const uint32_t memory = shared_address(shared_memory);
     if (threadIdx.x == tile::threads) {
@@ -331,11 +333,13 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
                 init_barrier(memory + at + (slots + i) * 8, releases);
             }
         };
-        init(layout::tile_barriers, layout::tile_slots, 32, 32 * (consumer_warps + 2));
+        init(layout::tile_barriers, layout::tile_slots, 32, together * 32 * (consumer_warps + 2));
         init_barrier(memory + layout::need_barrier, 1);
         init(layout::q_barriers, tile::q_slots, 1, consumer_warps);
-        init(layout::k_barriers, layout::stages, 1, consumer_warps);
-        init(layout::v_barriers, layout::stages, 1, consumer_warps);
+        init(layout::k_barriers, layout::stages, 1, together * consumer_warps);
+        init(layout::v_barriers, layout::stages, 1, together * consumer_warps);
+        for (int i = 0; i < spec::pairs * layout::tile_slots; i++)
+            init_barrier(memory + layout::told_barriers + i * 8, 1);
         for (int i = 0; i < layout::stages; i++)
             init_barrier(memory + layout::landed_barriers + i * 8, 1);
         for (int i = 0; i < layout::tile_slots; i++)
@@ -343,6 +347,7 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
         publish_barriers();
     }
     __syncthreads();
+    meet();
     wait_for_kernel_before();
     allow_next_kernel();
     if (threadIdx.x < tile::threads) {
@@ -355,4 +360,5 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
         if (warp == 1) copy(t, memory);
         if (warp == 2) mend(memory);
     }
+    meet(); /* neither leaves while the other still copies to it */
 }

@@ -36,7 +36,9 @@ constexpr int k_barriers = q_barriers + 2 * tile::q_slots * 8;
 constexpr int v_barriers = k_barriers + 2 * stages * 8;
 constexpr int landed_barriers = v_barriers + 2 * stages * 8;
 constexpr int need_barrier = landed_barriers + stages * 8;
-constexpr int bytes = need_barrier + 8;
+constexpr int told = need_barrier + 8; /* of a pair's other block: what its leader says, ... */
+constexpr int told_barriers = told + spec::pairs * tile_slots * 8; /* ... in a slot of 8 bytes */
+constexpr int bytes = told_barriers + spec::pairs * tile_slots * 8;
 constexpr int maxima = 0; /* not exchanged */
 constexpr int v_pieces = v_bytes / 16; /* 16 bytes each */
 INLINE constexpr int piece_row(int piece) { return piece / 8 % tile::block_keys; }

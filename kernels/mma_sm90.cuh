@@ -32,6 +32,7 @@ typedef uint32_t weight_block[spec::p_parts][tile::block_keys / 16][4];
  * added; it is the same for all threads, and ptxas is told so, as wgmma takes it from a uniform
  * register: a word that might differ would be moved there for each product. */
 INLINE uint32_t operand_at(uint32_t address, int chunk_bytes) {
+    if (spec::pairs) address &= 0x3ffff; /* above stands which of the two it is */
     return __shfl_sync(~0u, address >> 4 | chunk_bytes >> 4 << 16, 0);
 }
 INLINE uint64_t operand(uint32_t at, const uint32_t further) {

@@ -44,8 +44,17 @@ INLINE tile_slot &slot_of(const tile_ring &tiles) {
 
 /* By all lanes, each for what it has read. */
 INLINE void leave_slot(tile_ring &tiles) {
-    arrive(tiles.empty());
+    arrive_at_leader(tiles.empty());
     tiles.next();
+}
+
+/* The tile is to be computed once more. */
+INLINE void ask_again(tile_slot &slot) {
+#if SPEC_pairs == 1
+    set_at_leader(shared_address(&slot.redo), 1);
+#else
+    slot.redo = 1;
+#endif
 }
 
 enum { NO_TILE = 0, NO_MORE_TILES = -1 }; /* in place of a tile's rows */
@@ -96,8 +105,10 @@ INLINE int item_after(const forward_tma_args &t, int item) {
 /* False: there is no such item. */
 INLINE bool find_tile(tile_index &at, tile_finder &f, const forward_tma_args &t, int item) {
     if (t.forward.sequences.cu_seqlens_q.data) return find_packed(at, f, t.forward, item);
-    if (item < t.items) at = tile_at(t.forward, item);
-    return item < t.items;
+    if (item >= t.items) return false;
+    at = tile_at(t.forward, item);
+    at.row_block = at.row_block * together + rank_in_pair();
+    return true;
 }
 
 /* Once by each thread block, when there are no more tiles: the last of all leaves no count. */
@@ -123,8 +134,13 @@ INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     work &w = slot.w;
     if (group == 0) enter_rows(w, a, at);
     __syncwarp();
-    const int first = group < groups ? group * 64 : 0;
-    const int rows = group < groups ? clamp(w.rows - first, 1, 64) : w.rows;
+    /* a pair's keys are those that rows of either see */
+    const int before = rank_in_pair() * tile::block_rows;
+    const int64_t all = (int64_t)w.seq.seqlen_q * a.sequences.group.by - w.row_begin;
+    const int first = group < groups ? group * 64 : -before;
+    const int rows = group < groups
+                         ? clamp(w.rows - first, 1, 64)
+                         : before + (int)clamp64(all, 0, together * tile::block_rows - before);
     const view sees = view_of(a, w.seq, w.b, w.row_begin + first, rows);
     const int begin = __shfl_sync(~0u, sees.blocks.begin, groups);
     const int end = most(__shfl_sync(~0u, sees.blocks.end, groups), begin + 1);
@@ -143,34 +159,70 @@ INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     }
 }
 
+/* What the next slot is for: item `item`, see schedule(), or its tile once more. */
+struct order {
+    int item, again;
+};
+
+/* A slot has come back: what is next. The other block of a pair is told. */
+INLINE order decide(const forward_tma_args &t, const tile_ring &tiles, tile_slot &slot, int item,
+                    uint32_t memory) {
+#if SPEC_pairs == 1
+    wait_for_both(tiles.empty(), tiles.passed / layout::tile_slots & 1 ^ 1);
+#else
+    tiles.wait_empty();
+#endif
+    if (t.counts && tiles.passed > 0)
+        wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
+    const int again = __any_sync(~0u, slot.redo);
+    __syncwarp();
+    if (lane_id() == 0) slot.redo = 0;
+    if (again)
+        item = most(item, -1);
+    else if (item < 0)
+        item--;
+    else if (tiles.passed > 0)
+        item = item_after(t, item);
+#if SPEC_pairs == 1
+    if (lane_id() == 0)
+        send(memory + layout::told + tiles.slot() * 8,
+             memory + layout::told_barriers + tiles.slot() * 8, item, again);
+#endif
+    const order next = {item, again};
+    return next;
+}
+
+/* By the other block of a pair. */
+INLINE order hear(const tile_ring &tiles, uint32_t memory) {
+    const uint32_t barrier = memory + layout::told_barriers + tiles.slot() * 8;
+    const uint32_t told = memory + layout::told + tiles.slot() * 8;
+    if (lane_id() == 0) arrive_and_expect(barrier, 8);
+    wait_phase(barrier, tiles.passed / layout::tile_slots & 1);
+    const order next = {shared_i32(told), shared_i32(told + 4)};
+    __syncwarp();
+    return next;
+}
+
 /* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others,
  * a round of slots without a tile makes sure that all flags have been seen. If they are counted, no
  * tile is taken before the copier is about to need it: another block might come to it first. */
 INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     tile_ring tiles(memory + layout::tile_barriers);
     tile_finder finder;
-    int item = blockIdx.x; /* below 0: of none, and -1 - item slots without a tile since the last */
+    /* below 0: of none, and -1 - item slots without a tile since the last */
+    int item = blockIdx.x / together;
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
     while (item >= -layout::tile_slots) {
-        tiles.wait_empty();
-        if (t.counts && tiles.passed > 0)
-            wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
         tile_slot &slot = slot_of(tiles);
-        const bool again = __any_sync(~0u, slot.redo);
-        __syncwarp();
-        bool found = false;
+        const order next = rank_in_pair() == 0 ? decide(t, tiles, slot, item, memory)
+                                               : hear(tiles, memory);
+        const bool again = next.again;
         tile_index at = {0, 0, 0};
-        if (again) {
-            item = most(item, -1);
-        } else if (item >= 0) {
-            if (tiles.passed > 0) item = item_after(t, item);
-            found = find_tile(at, finder, t, item);
-            if (!found) {
-                end_count(t);
-                item = -2;
-            }
-        } else {
-            item--;
+        item = next.item;
+        const bool found = !again && item >= 0 && find_tile(at, finder, t, item);
+        if (!again && item >= 0 && !found) {
+            if (rank_in_pair() == 0) end_count(t);
+            item = -2;
         }
         if (found) {
             fill_slot(slot, t.forward, at);
@@ -179,7 +231,6 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
             slot.mend = true;
             if (!again) slot.w.rows = item >= -layout::tile_slots ? NO_TILE : NO_MORE_TILES;
         }
-        if (lane_id() == 0) slot.redo = 0;
         arrive(tiles.full()); /* all lanes: each for what it has written */
         tiles.next();
     }

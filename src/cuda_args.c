@@ -107,6 +107,7 @@ static rows_arg queries(const problem *p, const cuda_plan *plan) {
 
 void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_plan *plan) {
     const int64_t left = p->batch * plan->tile_heads % plan->section;
+    const int64_t row_blocks = plan->row_blocks / tallow_cuda_together(plan);
     *out = (forward_args){
         .sequences = sequences_of(p),
         .kv_group = divisor_of((uint32_t)(plan->tile_heads / p->heads_kv)),
@@ -120,12 +121,12 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
         .partial = p->workspace,
         .ended = counts(p, plan),
         .tag = tag(),
-        .row_blocks = (int32_t)plan->row_blocks,
+        .row_blocks = (int32_t)row_blocks,
         .split_blocks = (int32_t)plan->split_blocks,
         .splits = divisor_of((uint32_t)plan->splits),
         .section = divisor_of((uint32_t)plan->section),
         .last_section = divisor_of((uint32_t)(left ? left : plan->section)),
-        .section_tiles = divisor_of((uint32_t)(plan->section * plan->row_blocks)),
+        .section_tiles = divisor_of((uint32_t)(plan->section * row_blocks)),
         .scale = p->softmax_scale,
         .softcap = p->softcap,
         .alibi_slopes = {p->alibi_slopes.data, p->alibi_slopes.stride[0],
@@ -157,8 +158,8 @@ static bool copies_out(const problem *p, const cuda_plan *plan) {
 void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
     tallow_cuda_forward_args(&out->forward, p, plan);
     out->counts = counts(p, plan);
-    out->items = (int32_t)plan->tiles;
-    out->blocks = (int32_t)plan->blocks;
+    out->items = (int32_t)(plan->tiles / tallow_cuda_together(plan));
+    out->blocks = (int32_t)(plan->blocks / tallow_cuda_together(plan));
     out->key_rows = (int32_t)plan->key_rows;
     out->copies_out = copies_out(p, plan);
 }

@@ -92,6 +92,7 @@ static const char *const nvrtc_names[] = {NVRTC(NAME)};
 
 /* CUdevice_attribute, CUfunction_attribute and CUpointer_attribute */
 enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76, SHARED_BYTES = 97 };
+enum { CLUSTER_LAUNCH = 120 };
 enum { MOST_DYNAMIC_SHARED = 8, SHARED_CARVEOUT = 9 };
 enum { DEVICE_ORDINAL = 9, RANGE_START = 11, RANGE_SIZE = 12 };
 enum { PROGRAMMATIC_DEPENDENT = 6 };                       /* CUlaunchAttributeID */
@@ -148,7 +149,7 @@ static bool attribute(int *value, int which, int device) {
 }
 
 static bool describe_gpu(int ordinal, cuda_gpu *gpu) {
-    int device, major, minor, multiprocessors, shared, l2;
+    int device, major, minor, multiprocessors, shared, l2, clusters = 0;
     if (!noted(driver.cuDeviceGet(&device, ordinal), "cuDeviceGet") ||
         !noted(driver.cuDeviceGetName(gpu->name, sizeof gpu->name, device), "cuDeviceGetName") ||
         !attribute(&major, MAJOR, device) || !attribute(&minor, MINOR, device) ||
@@ -160,6 +161,7 @@ static bool describe_gpu(int ordinal, cuda_gpu *gpu) {
     gpu->multiprocessors = multiprocessors;
     gpu->shared_bytes = (size_t)shared;
     gpu->l2_bytes = (size_t)l2;
+    gpu->pairs = !driver.cuDeviceGetAttribute(&clusters, CLUSTER_LAUNCH, device) && clusters;
     gpu->starts_early = gpu->capability >= 90 && facts.driver >= 12030; /* in graphs, too */
     return true;
 }

@@ -20,6 +20,8 @@ typedef struct {
     size_t shared_bytes; /* that one thread block may have */
     size_t l2_bytes;
     bool starts_early; /* kernels that wait by themselves start beside those before them */
+    bool pairs;        /* of thread blocks may copy for each other, in clusters */
+    bool always_pairs; /* wherever they can, also where they do not pay: for tests */
     int family;        /* of the kernels to run, as in spec.def; 0: the latest that it has */
 } cuda_gpu;
 

@@ -35,6 +35,7 @@ static tallow_status find_gpu(const char *arch, cuda_gpu *gpu) {
         tallow_cuda_arch(known[i].capability, gpu->name);
         gpu->capability = known[i].capability;
         gpu->shared_bytes = (size_t)known[i].shared_kib * 1024;
+        gpu->pairs = gpu->capability == 90;
         if (!strcmp(gpu->name, arch)) return TALLOW_OK;
     }
     return refuse_arch(arch);

@@ -26,6 +26,9 @@ typedef struct {
     size_t workspace;
 } cuda_plan;
 
+/* Thread blocks, and row blocks, that go together: 2 in pairs, else 1. */
+static inline int64_t tallow_cuda_together(const cuda_plan *plan) { return 1 + plan->kernel.pairs; }
+
 /* Whether tensor maps reach as far as the strides do. */
 bool tallow_cuda_strides_reach(const rows_view *view);
 

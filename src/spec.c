@@ -115,7 +115,8 @@ static int32_t shared_bytes_90(const spec *s, const spec_tile *t) {
     bytes += t->block_rows * s->scores * 8;
     bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + t->row_warps / 4 * 16 + 8);
     bytes += 8 * 2 * (TILE_SLOTS + t->q_slots + t->slots); /* full, empty */
-    return bytes + 8 * (t->slots / 2 + 1);                 /* landed, need */
+    bytes += 8 * (t->slots / 2 + 1);                       /* landed, need */
+    return bytes + s->pairs * TILE_SLOTS * 16;             /* what a pair's leader says */
 }
 
 /* A multiprocessor has 1 KiB more than a block may use, and keeps 1 KiB for each block. */

@@ -82,6 +82,7 @@ static void run_as(const pretence *as, uint64_t seed, int share, int shares) {
     const cuda_gpu before = *known;
     if (as->family) known->family = as->family;
     if (as->multiprocessors) known->multiprocessors = as->multiprocessors;
+    known->always_pairs = as->multiprocessors == 2;
     if (as->shared_bytes) known->shared_bytes = as->shared_bytes;
     for (int i = share; i < case_count(); i += shares) {
         char name[96];
@@ -99,6 +100,7 @@ static void run_pretences(uint64_t seed, int share, int shares) {
         {"as Turing", 75, 0, 64 * 1024, TALLOW_F16},
         {"as Ampere", 80, 0, 0, 0},
         {"on one multiprocessor", 0, 1, 0, 0}, /* one thread block has all tiles */
+        {"on two", 0, 2, 0, 0},                /* a pair of thread blocks */
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) run_as(&all[i], seed, share, shares);
 }

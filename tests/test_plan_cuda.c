@@ -109,6 +109,30 @@ static void run_large(void) {
     EXPECT(plan_of(&a, &h200).kernel.large, "whatever the batch is");
 }
 
+static void run_pairs(void) {
+    sizes s = prefill;
+    cuda_gpu gpu = h200;
+    gpu.pairs = true;
+    s.heads_kv = s.heads;
+    s.batch = 4;
+    s.seqlen_q = s.seqlen_k = 4096;
+    tallow_attention_params a = params(&s);
+    cuda_plan plan = plan_of(&a, &gpu);
+    EXPECT(plan.kernel.pairs && plan.blocks == 132 && plan.key_rows * 2 == plan.tile.block_keys,
+           "pairs copy half a block of keys each");
+    EXPECT(!plan_of(&a, &h200).kernel.pairs, "not on a GPU without clusters");
+    gpu.multiprocessors = 131;
+    EXPECT(plan_of(&a, &gpu).blocks == 130, "an odd multiprocessor stays idle");
+    a.num_splits = 2;
+    EXPECT(!plan_of(&a, &gpu).kernel.pairs, "nor for split keys");
+    s.seqlen_q = 4096 - 128;
+    a = params(&s);
+    EXPECT(!plan_of(&a, &gpu).kernel.pairs, "31 blocks of rows make no pairs");
+    s.seqlen_q = s.seqlen_k = 1024;
+    a = params(&s);
+    EXPECT(!plan_of(&a, &gpu).kernel.pairs, "of short tiles");
+}
+
 static void run_splits(void) {
     tallow_attention_params a = params(&decode);
     cuda_plan plan = plan_of(&a, &h200);
@@ -206,6 +230,7 @@ int main(void) {
     run_kernels();
     run_turing();
     run_large();
+    run_pairs();
     run_splits();
     run_invariance();
     run_sections();

@@ -84,24 +84,27 @@ static void check_turing(void) {
     spec_tile tile;
     for (int i = 0; i < 32 * 32 * 2 * 2 * 3 * 2 * 2; i++) {
         const int options = i / 1024;
-        spec s = {75,
-                  TALLOW_F16,
-                  8 * (i % 32 + 1),
-                  8 * (i / 32 % 32 + 1),
-                  options % 2,
-                  0,
-                  options / 2 % 2,
-                  options / 4 % 3 + 1,
-                  0,
-                  options / 12 % 2,
-                  options / 24,
-                  64};
+        spec s = {.family = 75,
+                  .dtype = TALLOW_F16,
+                  .head_dim = 8 * (i % 32 + 1),
+                  .head_dim_v = 8 * (i / 32 % 32 + 1),
+                  .rows = options % 2,
+                  .scores = options / 2 % 2,
+                  .p_parts = options / 4 % 3 + 1,
+                  .paged = options / 12 % 2,
+                  .access = options / 24,
+                  .shared_memory = 64};
         EXPECT(tallow_spec_check(&s) == TALLOW_OK && tallow_spec_tile(&s, &tile), "%s",
                tallow_last_error());
     }
 }
 
-static const spec usual = {80, TALLOW_BF16, 128, 128, 0, 0, 0, 1, 0, 0, 0, 227};
+static const spec usual = {.family = 80,
+                           .dtype = TALLOW_BF16,
+                           .head_dim = 128,
+                           .head_dim_v = 128,
+                           .p_parts = 1,
+                           .shared_memory = 227};
 
 static void check_options(void) {
     spec_options options;
@@ -137,7 +140,10 @@ static void check_complaints(void) {
     check_complaint(s, "compute capability 7.5 take f16 alone");
     s.dtype = TALLOW_F16;
     check_complaint(s, "64 KiB of shared memory");
-    s = (spec){80, TALLOW_F32, 576, 512, 0, 0, 0, 1, 0, 0, 0, 99};
+    s = usual;
+    s.dtype = TALLOW_F32;
+    s.head_dim = 576, s.head_dim_v = 512;
+    s.shared_memory = 99;
     check_complaint(s, "no tile fits in 99 KiB");
 }
 
