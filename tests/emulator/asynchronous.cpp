@@ -13,22 +13,26 @@ using namespace emulator;
 
 /* ---- what threads write, before others than threads read it ---- */
 
-static uint32_t unreleased[SHARED_MOST / 16];      /* writes of 16 bytes each */
-static std::vector<std::vector<uint32_t>> written; /* by each thread: which 16 bytes */
+static uint32_t unreleased[MOST_TOGETHER * SHARED_MOST / 16]; /* writes of 16 bytes each */
+static std::vector<std::vector<uint32_t>> written;            /* by each thread: which 16 bytes */
 
+static uint32_t piece_at(uint32_t address) {
+    const uint32_t rank = address >> RANK_BIT;
+    return (rank * SHARED_MOST + address - (rank << RANK_BIT) - SHARED_BASE) / 16;
+}
 void note_write(uint32_t address, int thread) {
-    const uint32_t piece = (address - SHARED_BASE) / 16;
+    const uint32_t piece = piece_at(address);
     unreleased[piece]++;
     written[(size_t)thread].push_back(piece);
 }
 void release_writes() {
-    for (uint32_t piece : written[(size_t)thread()]) unreleased[piece]--;
-    written[(size_t)thread()].clear();
+    for (uint32_t piece : written[(size_t)thread_together()]) unreleased[piece]--;
+    written[(size_t)thread_together()].clear();
 }
 
 template <class word> static word read(uint32_t address) {
     word x;
-    if (unreleased[(address - SHARED_BASE) / 16])
+    if (unreleased[piece_at(address)])
         fail("wgmma or a bulk copy reads what a thread has written and not released");
     load(x, address);
     return x;
@@ -54,14 +58,14 @@ static void start(const chunk &c) {
     if (random_below(2))
         finish(c);
     else
-        groups[(size_t)thread()].back().push_back(c);
+        groups[(size_t)thread_together()].back().push_back(c);
 }
 
 void copy_16(uint32_t to, const void *from, int read) { start({to, (const char *)from, 16, read}); }
 void copy_4(uint32_t to, const void *from) { start({to, (const char *)from, 4, 4}); }
-void commit_copies() { groups[(size_t)thread()].emplace_back(); }
+void commit_copies() { groups[(size_t)thread_together()].emplace_back(); }
 void wait_copies(int pending) {
-    auto &own = groups[(size_t)thread()];
+    auto &own = groups[(size_t)thread_together()];
     for (; (int)own.size() > pending + 1; own.pop_front())
         for (const chunk &c : own.front()) finish(c);
 }
@@ -103,6 +107,13 @@ void try_wait(uint32_t at, uint32_t parity) {
             return at_address(((const uint32_t *)p)[0]).phase != ((const uint32_t *)p)[1];
         },
         phase);
+}
+
+void send_8(uint32_t to, uint32_t barrier, int x, int y) {
+    const int words[] = {x, y};
+    memcpy(shared_at(to, 8, 8), words, 8);
+    count(at_address(barrier), 0, -8);
+    pause();
 }
 
 /* ---- bulk copies ---- */
@@ -165,10 +176,18 @@ void start_box(uint32_t to, const void *map, uint32_t barrier, const int *at, in
     start(map, to, barrier, at, rank, -1);
 }
 void start_box_out(const void *map, uint32_t from, const int *at, int rank) {
-    start(map, from, 0, at, rank, thread());
+    start(map, from, 0, at, rank, thread_together());
+}
+void start_boxes(uint32_t to, const void *map, uint32_t barrier, const int *at, int rank,
+                 int blocks) {
+    const uint32_t others = (1u << RANK_BIT) - 1;
+    for (uint32_t block = 0; block < MOST_TOGETHER; block++)
+        if (blocks >> block & 1)
+            start_box((to & others) | block << RANK_BIT, map,
+                      (barrier & others) | block << RANK_BIT, at, rank);
 }
 void wait_boxes() {
-    const int own = thread();
+    const int own = thread_together();
     wait_for(
         "cp.async.bulk.wait_group",
         [](const void *writer) {
@@ -185,6 +204,7 @@ void wait_boxes() {
  * the hardware may at any time. */
 struct product {
     wgmma what;
+    uint32_t block; /* the rank in an address */
     bool late;
     int threads;
     uint64_t group; /* as each thread counts them */
@@ -198,7 +218,7 @@ struct warpgroup {
 };
 static std::vector<warpgroup> warpgroups;
 
-static warpgroup &own_group() { return warpgroups[(size_t)thread() / 128]; }
+static warpgroup &own_group() { return warpgroups[(size_t)thread_together() / 128]; }
 
 /* Fields of a descriptor. */
 static uint32_t start_of(uint64_t d) { return (uint32_t)(d & 0x3fff) << 4; }
@@ -209,12 +229,12 @@ static void want_permutation(uint64_t d) {
 }
 
 /* Element k of a row, where a row's elements lie side by side; or of a column, where a k's do. */
-static uint16_t row_element(uint64_t d, int row, int k) {
-    return read<uint16_t>(permuted(start_of(d) + (uint32_t)(row / 8) * strided(d) +
+static uint16_t row_element(uint32_t block, uint64_t d, int row, int k) {
+    return read<uint16_t>(permuted(block + start_of(d) + (uint32_t)(row / 8) * strided(d) +
                                    (uint32_t)(row % 8 * 128 + k * 2)));
 }
-static uint16_t column_element(uint64_t d, int k, int column) {
-    return read<uint16_t>(permuted(start_of(d) + (uint32_t)(column / 64) * leading(d) +
+static uint16_t column_element(uint32_t block, uint64_t d, int k, int column) {
+    return read<uint16_t>(permuted(block + start_of(d) + (uint32_t)(column / 64) * leading(d) +
                                    (uint32_t)(k / 8) * strided(d) +
                                    (uint32_t)(k % 8 * 128 + column % 64 * 2)));
 }
@@ -227,12 +247,13 @@ static void finish(product &p) {
     static float b[256][16];
     for (int n = 0; n < m.columns; n++)
         for (int k = 0; k < 16; k++)
-            b[n][k] = number(m.left ? column_element(m.b, k, n) : row_element(m.b, n, k));
+            b[n][k] = number(m.left ? column_element(p.block, m.b, k, n)
+                                    : row_element(p.block, m.b, n, k));
     for (int row = 0; row < 64; row++) {
         float a[16];
         for (int k = 0; k < 16; k++)
             a[k] = m.left ? value(m.f16, p.left[holder_of(row, k)][k / 8 * 2 + row % 16 / 8], k % 2)
-                          : number(row_element(m.a, row, k));
+                          : number(row_element(p.block, m.a, row, k));
         for (int n = 0; n < m.columns; n++) {
             float &sum = p.sums[holder_of(row, n)][n / 8 * 4 + row % 16 / 8 * 2 + n % 2];
             double total = m.accumulate ? sum : 0;
@@ -261,7 +282,7 @@ void start_product(const wgmma &what, float *sums) {
         const uint64_t group = g.committed[own];
         const bool follows = index > 0 && g.products.back().group == group;
         const bool late = follows ? g.products.back().late : random_below(2) == 0;
-        g.products.push_back({what, late, 0, group, {}, {}});
+        g.products.push_back({what, here.rank << RANK_BIT, late, 0, group, {}, {}});
     }
     product &p = g.products[index];
     if (p.what.a != what.a || p.what.b != what.b || p.what.accumulate != what.accumulate)
@@ -291,14 +312,14 @@ namespace emulator {
 
 using namespace instruction;
 
-void start_block(unsigned threads) {
+void start_blocks(unsigned threads) {
     memset(unreleased, 0, sizeof unreleased);
     written.assign(threads, {});
     groups.assign(threads, std::deque<std::vector<chunk>>(1));
     warpgroups.assign((threads + 127) / 128, {});
 }
 
-void end_block() {
+void end_blocks() {
     if (!boxes.empty()) fail("a block ends while bulk copies are under way");
     for (const warpgroup &g : warpgroups)
         if (!g.products.empty()) fail("a block ends while products are under way");

@@ -4,8 +4,9 @@
 
 namespace emulator {
 
-void start_block(unsigned threads);
-void end_block(); /* fails if something is still under way */
+/* The blocks of a cluster. */
+void start_blocks(unsigned threads);
+void end_blocks(); /* fails if something is still under way */
 
 /* Something that was started may end now; what is to be late, not before all threads are stuck. */
 void finish_something(bool stuck);

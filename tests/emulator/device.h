@@ -13,6 +13,7 @@
 #define __global__      __attribute__((visibility("default")))
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define _Alignas alignas
 #define __builtin_assume(x) ((void)0)
@@ -121,7 +122,8 @@ inline void __syncwarp() {
 inline int __syncthreads_or(int x) { return emulator::meet(0, (int)(blockDim.x * blockDim.y), x); }
 inline void __syncthreads() { __syncthreads_or(0); }
 inline uint32_t __cvta_generic_to_shared(const void *p) {
-    return (uint32_t)((const char *)p - shared_memory) + emulator::SHARED_BASE;
+    return ((uint32_t)((const char *)p - shared_memory) + emulator::SHARED_BASE) |
+           emulator::here.rank << emulator::RANK_BIT;
 }
 
 #include "instructions.h"

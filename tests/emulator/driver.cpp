@@ -61,6 +61,7 @@ ENTRY cuDeviceGetAttribute(int *value, int which, int) {
     case 75: *value = gpu().capability / 10; return OK;
     case 76: *value = gpu().capability % 10; return OK;
     case 97: *value = gpu().shared_kib << 10; return OK;
+    case 120: *value = gpu().capability >= 90; return OK; /* clusters */
     default: return INVALID_VALUE;
     }
 }
@@ -204,7 +205,7 @@ ENTRY cuMemsetD2D16Async(address to, size_t pitch, unsigned short value, size_t 
 
 struct kernel {
     void (*entry)(const void *);
-    const unsigned *argument_bytes;
+    const unsigned *argument_bytes, *together;
 };
 
 /* The library is a file for as long as it takes to load it. */
@@ -227,8 +228,9 @@ ENTRY cuLibraryGetKernel(void **out, void *library, const char *name) {
     const std::string bytes = std::string(name) + "_bytes";
     *(void **)&k->entry = dlsym(library, name);
     k->argument_bytes = (const unsigned *)dlsym(library, bytes.c_str());
+    k->together = (const unsigned *)dlsym(library, (std::string(name) + "_together").c_str());
     *out = k;
-    return k->entry && k->argument_bytes ? OK : NOT_FOUND;
+    return k->entry && k->argument_bytes && k->together ? OK : NOT_FOUND;
 }
 ENTRY cuKernelGetFunction(void **function, void *of) { return *function = of, OK; }
 ENTRY cuKernelSetAttribute(int which, int value, void *, int) {
@@ -246,11 +248,15 @@ ENTRY cuLaunchKernelEx(const launch_config *c, void *function, void **args, void
     const char *seed = getenv("EMULATED_SEED");
     const kernel *k = (const kernel *)function;
     const unsigned threads = c->block[0] * c->block[1];
-    const emulator::launch l = {k->entry,        nullptr,
-                                c->grid[0],      {c->block[0], c->block[1]},
-                                c->shared_bytes, seed ? strtoull(seed, nullptr, 0) : 0};
-    if (threads % 32 || threads > 1024 || !l.blocks || c->grid[1] != 1 || c->grid[2] != 1 ||
-        c->block[2] != 1 || l.shared_bytes > (unsigned)gpu().shared_kib << 10)
+    const emulator::launch l = {k->entry,
+                                nullptr,
+                                c->grid[0],
+                                {c->block[0], c->block[1]},
+                                c->shared_bytes,
+                                *k->together,
+                                seed ? strtoull(seed, nullptr, 0) : 0};
+    if (l.blocks % l.together || threads % 32 || threads > 1024 || !l.blocks || c->grid[1] != 1 ||
+        c->grid[2] != 1 || c->block[2] != 1 || l.shared_bytes > (unsigned)gpu().shared_kib << 10)
         return INVALID_VALUE;
     struct alignas(64) block {
         char bytes[64];

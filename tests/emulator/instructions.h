@@ -61,7 +61,7 @@ EMULATOR void release_writes();
 
 template <class word> inline void store(uint32_t address, word x) {
     memcpy(shared_at(address, sizeof x, sizeof x), &x, sizeof x);
-    note_write(address, emulator::thread());
+    note_write(address, emulator::thread_together());
 }
 inline void load_four(uint32_t &x, uint32_t &y, uint32_t &z, uint32_t &w, uint32_t address) {
     uint32_t c[4];
@@ -71,7 +71,7 @@ inline void load_four(uint32_t &x, uint32_t &y, uint32_t &z, uint32_t &w, uint32
 inline void store_four(uint32_t address, uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
     const uint32_t c[4] = {x, y, z, w};
     memcpy(shared_at(address, 16, 16), c, 16);
-    note_write(address, emulator::thread());
+    note_write(address, emulator::thread_together());
 }
 
 EMULATOR void copy_16(uint32_t to, const void *from, int read);
@@ -79,12 +79,21 @@ EMULATOR void copy_4(uint32_t to, const void *from);
 EMULATOR void commit_copies();
 EMULATOR void wait_copies(int pending);
 
+/* ---- blocks of a cluster ---- */
+
+inline void cluster_rank(int &rank) { rank = (int)emulator::here.rank; }
+inline void map_address(uint32_t &there, uint32_t address, int rank) {
+    there = (address & ((1u << emulator::RANK_BIT) - 1)) | (uint32_t)rank << emulator::RANK_BIT;
+}
+inline void cluster_barrier() { emulator::meet_cluster(); }
+
 /* ---- barriers ---- */
 
 inline void block_barrier(uint32_t id, int threads) { emulator::meet((int)id, threads, 0); }
 EMULATOR void init_mbarrier(uint32_t at, int count);
 EMULATOR void arrive(uint32_t at);
 EMULATOR void arrive_expect(uint32_t at, int bytes);
+EMULATOR void send_8(uint32_t to, uint32_t barrier, int x, int y);
 EMULATOR void test_wait(int &ended, uint32_t at, uint32_t parity);
 EMULATOR void try_wait(uint32_t at, uint32_t parity);
 
@@ -96,6 +105,14 @@ template <class... coordinates>
 inline void copy_box(uint32_t to, const void *map, uint32_t barrier, coordinates... c) {
     const int at[] = {c...};
     start_box(to, map, barrier, at, sizeof...(c));
+}
+
+EMULATOR void start_boxes(uint32_t to, const void *map, uint32_t barrier, const int *at, int rank,
+                          int blocks);
+inline void copy_box_to_all(uint32_t to, const void *map, uint32_t barrier, int c0, int c1, int c2,
+                            int c3, int blocks) {
+    const int at[] = {c0, c1, c2, c3};
+    start_boxes(to, map, barrier, at, 4, blocks);
 }
 
 EMULATOR void start_box_out(const void *map, uint32_t from, const int *at, int rank);

@@ -46,7 +46,7 @@ static void store_all(void **all) {
             const uint32_t row = lanes[i * 8 + lane / 4]->address;
             shared_at(row, 16, 16);
             memcpy(shared_at(row + (uint32_t)lane % 4 * 4, 4, 4), &lanes[lane]->from[i], 4);
-            note_write(row, thread() / 32 * 32 + lane);
+            note_write(row, thread_together() / 32 * 32 + lane);
         }
 }
 

@@ -8,9 +8,11 @@
 
 #include "asynchronous.h"
 
-alignas(1024) char shared_memory[emulator::SHARED_MOST];
+char *shared_memory;
 
 namespace emulator {
+
+alignas(1024) static char memory[MOST_TOGETHER][SHARED_MOST];
 
 enum { STACK = 1 << 16, BARRIERS = 16 };
 enum { STUCK = 8, MOST_IDLE = 1 << 25 }; /* turns in vain: of each thread, of all */
@@ -19,6 +21,7 @@ struct fiber {
     void *top; /* of its stack, while others run */
     std::unique_ptr<char[]> stack;
     dim index;
+    uint32_t rank;
     bool done;
 };
 
@@ -43,7 +46,7 @@ static uint32_t shared_bytes;
 static uint64_t random_state, idle;
 static void *scheduler_top;
 static const launch *current_launch;
-static barrier barriers[BARRIERS];
+static barrier barriers[MOST_TOGETHER][BARRIERS], cluster_barrier;
 
 uint32_t random_below(uint32_t n) {
     random_state = random_state * 6364136223846793005u + 1442695040888963407u;
@@ -81,6 +84,14 @@ emulator_switch:
     ret
 )");
 
+/* It is this thread's turn. */
+static void enter(const fiber &f) {
+    here.thread = f.index;
+    here.block.x += f.rank - here.rank;
+    here.rank = f.rank;
+    shared_memory = memory[f.rank];
+}
+
 /* The lanes of a warp take turns; when all have had one, another warp goes on. */
 static void yield() {
     fiber &before = current_warp->lane[current_lane];
@@ -93,7 +104,7 @@ static void yield() {
         current_lane = first_lane = (int)random_below(32);
     } while (current_warp->lane[current_lane].done);
     fiber &next = current_warp->lane[current_lane];
-    here.thread = next.index;
+    enter(next);
     if (&next != &before) emulator_switch(&before.top, next.top);
 }
 
@@ -131,11 +142,10 @@ void together(const char *what, void *io, void (*act)(void **)) {
     w.generation++;
 }
 
-int meet(int id, int threads, int value) {
-    barrier &b = barriers[id];
+static int meet(barrier &b, const char *what, int threads, int value) {
     b.any |= value;
     if (++b.arrived < threads) {
-        wait_for_next("a barrier of the block", b.generation);
+        wait_for_next(what, b.generation);
         return b.result;
     }
     b.result = b.any;
@@ -144,11 +154,21 @@ int meet(int id, int threads, int value) {
     return b.result;
 }
 
+int meet(int id, int threads, int value) {
+    return meet(barriers[here.rank][id], "a barrier of the block", threads, value);
+}
+
+void meet_cluster() {
+    meet(cluster_barrier, "a barrier of the cluster", (int)warps.size() * 32, 0);
+}
+
 char *shared_at(uint32_t address, uint32_t bytes, uint32_t alignment) {
-    if (address < SHARED_BASE || address - SHARED_BASE + bytes > shared_bytes)
+    const uint32_t rank = address >> RANK_BIT, at = address - (rank << RANK_BIT);
+    if (rank >= current_launch->together || at < SHARED_BASE ||
+        at - SHARED_BASE + bytes > shared_bytes)
         fail("shared memory has no such address");
     if (address % alignment) fail("an address in shared memory is not aligned");
-    return shared_memory + (address - SHARED_BASE);
+    return memory[rank] + (at - SHARED_BASE);
 }
 
 /* ---- a launch ---- */
@@ -165,10 +185,11 @@ static void run_thread() {
     emulator_switch(&self.top, scheduler_top);
 }
 
-static void start(fiber &f, unsigned id) {
+static void start(fiber &f, unsigned id, uint32_t rank) {
     enum { KEPT = 6 }; /* registers, as emulator_switch leaves them */
     if (!f.stack) f.stack.reset(new char[STACK]);
     f.index = {id % here.block_size.x, id / here.block_size.x};
+    f.rank = rank;
     f.done = false;
     void **top = (void **)((uintptr_t)(f.stack.get() + STACK) / 64 * 64);
     *--top = nullptr; /* where a call would have left its return address */
@@ -176,19 +197,22 @@ static void start(fiber &f, unsigned id) {
     f.top = top - KEPT;
 }
 
-static void run_block() {
-    memset(shared_memory, 0xff, sizeof shared_memory);
+static void run_cluster() {
+    const unsigned of_block = (unsigned)warps.size() / current_launch->together;
+    memset(memory, 0xff, sizeof memory);
     memset(barriers, 0, sizeof barriers);
-    start_block(here.block_size.x * here.block_size.y);
+    cluster_barrier = {};
+    start_blocks((unsigned)warps.size() * 32);
     for (unsigned i = 0; i < warps.size(); i++) {
         warps[i].arrived = warps[i].done = 0;
-        for (unsigned lane = 0; lane < 32; lane++) start(warps[i].lane[lane], i * 32 + lane);
+        for (unsigned lane = 0; lane < 32; lane++)
+            start(warps[i].lane[lane], i % of_block * 32 + lane, i / of_block);
     }
     current_warp = &warps[random_below((uint32_t)warps.size())];
     current_lane = first_lane = 0;
-    here.thread = current_warp->lane[0].index;
+    enter(current_warp->lane[0]);
     emulator_switch(&scheduler_top, current_warp->lane[0].top);
-    end_block();
+    end_blocks();
 }
 
 void run(const launch &l) {
@@ -197,10 +221,11 @@ void run(const launch &l) {
     here.block_size = {l.threads[0], l.threads[1]};
     shared_bytes = l.shared_bytes;
     random_state = l.seed;
-    warps.resize(l.threads[0] * l.threads[1] / 32);
-    for (unsigned i = 0; i < l.blocks; i++) {
+    warps.resize(l.together * l.threads[0] * l.threads[1] / 32);
+    for (unsigned i = 0; i < l.blocks; i += l.together) {
         here.block = {i, 0};
-        run_block();
+        here.rank = 0;
+        run_cluster();
     }
     warps.clear();
 }

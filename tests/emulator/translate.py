@@ -10,6 +10,11 @@ import sys
 INSTRUCTIONS = [
     (r"^$", None),
     (r"%tid\.x", "thread_index"),
+    (r"%cluster_ctarank", "cluster_rank"),
+    (r"mapa\.", "map_address"),
+    (r"st\.async", "send_8"),
+    (r"barrier\.cluster", "cluster_barrier"),
+    (r"multicast::cluster", "copy_box_to_all"),
     (r"fence\.proxy\.async", "release_writes"),
     (r"griddepcontrol|fence|prefetch|setmaxnreg", "nothing"),
     (r"cvt\.rn\.bf16x2", "pack_bf16"),
@@ -116,6 +121,8 @@ def call(inside):
 def translate(text):
     entries = re.findall(r"(\w+)\s*\(const __grid_constant__ (\w+)", text)
     text = re.sub(r"const __grid_constant__ (\w+) (\w+)", r"const \1 &\2", text)
+    clusters = re.findall(r"__cluster_dims__\((\d+)", text)
+    together = clusters[0] if clusters else 1
     text = re.sub(r"extern __shared__ .*?;", "", text)
     text = text.replace("__shared__", "static")
     text = re.sub(r"^#pragma.*$", "", text, flags=re.M)
@@ -127,6 +134,7 @@ def translate(text):
         parts += [text[start:found.start()], call(text[found.end():end - 1])]
         start = end
     sizes = [f'extern "C" __global__ unsigned {name}_bytes = sizeof({kind});\n'
+             f'extern "C" __global__ unsigned {name}_together = {together};\n'
              for name, kind in entries]
     return "".join(parts) + text[start:] + "".join(sizes)
 
