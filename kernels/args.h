@@ -98,8 +98,11 @@ typedef struct {
      * sum of the weights. In all batch * heads_kv * row_blocks * splits * block_rows * (head_dim_v
      * + 2) floats. Only tiles that are cut in parts use it. */
     float *partial;
-    uint64_t *ended; /* of each tile, thread blocks that are done; null: tallow_combine follows */
-    uint64_t tag;    /* what memory shows that holds a count: see count.cuh */
+    /* With sm_80's instructions: of each tile, thread blocks that are done; null: tallow_combine
+     * follows. With sm_90's: tiles that were taken as blocks got to them, and blocks that found no
+     * more; null: tiles are taken in turn. */
+    uint64_t *counts;
+    uint64_t tag; /* what memory shows that holds a count: see count.cuh */
 
     /* Schedule. A tile is one block of rows of one (b, key head); row r of those is query r / group
      * of head key_head * group + r % group. A tile's visible blocks of keys are cut into
@@ -140,9 +143,6 @@ typedef struct {
 typedef struct {
     tensor_map q, k, v, out;
     forward_args forward;
-    /* Tiles that were taken as blocks got to them, and blocks that found no more. Null: tiles are
-     * taken in turn. */
-    uint64_t *counts;
     int32_t items;      /* tiles, or pairs of them; read when q is dense */
     int32_t blocks;     /* thread blocks, or pairs of them */
     int32_t key_rows;   /* block_keys, those of a page if it has fewer, or half of them in pairs */

@@ -15,7 +15,7 @@ INLINE bool comes_last(const forward_args &a) {
     bool last = false;
     __syncthreads(); /* this block's part is written */
     if (threadIdx.x == 0) {
-        uint64_t *ended = a.ended + divide(blockIdx.x, a.splits);
+        uint64_t *ended = a.counts + divide(blockIdx.x, a.splits);
         __threadfence();
         last = count_one(ended, a.tag) == a.splits.by - 1;
         if (last) leave_none(ended, a.tag);
@@ -36,7 +36,7 @@ constexpr int part_floats = tile::block_rows * (spec::head_dim_v + 2);
 
 struct combined_rows {
     float top, total; /* of the lane's row; the total: of the lane's parts */
-    float4 sums[COMBINE_ROWS][combined::fours];
+    float4 sums[combined::rows][combined::fours];
 };
 
 INLINE void add_weighted(float4 &sum, float weight, float4 x) {
@@ -51,7 +51,7 @@ INLINE void raise_top(combined_rows &c, float top) {
     const float factor = c.top == top ? 1 : exp2f(c.top - top);
     c.top = top;
     c.total *= factor;
-    UNROLL for (int r = 0; r < COMBINE_ROWS; r++) {
+    UNROLL for (int r = 0; r < combined::rows; r++) {
         const float own = __shfl_sync(~0u, factor, r * combined::lanes);
         UNROLL for (int i = 0; i < combined::fours; i++) {
             float4 &sum = c.sums[r][i];
@@ -117,9 +117,7 @@ INLINE void store_combined(const combined_rows &c, const forward_args &a, const 
     const query_of_row q = query_of(a, w, row);
     const row_total total = total_of(a, q.head, c.top, c.total);
     const tile_rows out = rows_of_tile(a, w, a.out);
-    if (a.lse && lane_id() % lanes == 0 && row < w.rows)
-        a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-            lse_of(total);
+    if (a.lse && lane_id() % lanes == 0 && row < w.rows) *lse_at(a, w, q) = lse_of(total);
     UNROLL for (int r = 0; r < rows; r++) {
         const float factor = __shfl_sync(~0u, total.factor, r * lanes);
         if (first_row + r >= w.rows) continue;
@@ -139,6 +137,7 @@ INLINE void store_combined(const combined_rows &c, const forward_args &a, const 
  * they have of them meets in `shared`, which has a place for each thread. */
 INLINE void combine_rows(const forward_args &a, const work &w, int first_row, int sharing,
                          combined_rows *shared) {
+    using namespace combined;
     const int warp = thread_id() / 32 % sharing;
     combined_rows c;
     add_parts(c, a, w, first_row, w.parts * warp / sharing, w.parts * (warp + 1) / sharing);
@@ -151,23 +150,22 @@ INLINE void combine_rows(const forward_args &a, const work &w, int first_row, in
             raise_top(c, fmaxf(c.top, add.top));
             raise_top(add, c.top);
             c.total += add.total;
-            UNROLL for (int i = 0; i < COMBINE_ROWS * combined::fours; i++)
-                add_weighted(c.sums[i / combined::fours][i % combined::fours], 1,
-                             add.sums[i / combined::fours][i % combined::fours]);
+            UNROLL for (int i = 0; i < rows * fours; i++)
+                add_weighted(c.sums[i / fours][i % fours], 1, add.sums[i / fours][i % fours]);
         }
     }
     store_combined(c, a, w, first_row);
 }
 
 /* All rows of a tile, by its thread block. */
-static_assert(tile::threads / 32 * COMBINE_ROWS <= tile::block_rows, "no warp has other rows");
+static_assert(tile::threads / 32 * combined::rows <= tile::block_rows, "no warp has other rows");
 INLINE void combine_tile(const forward_args &a, const work &w, combined_rows *shared) {
-    const int warps = tile::threads / 32, runs = (w.rows + COMBINE_ROWS - 1) / COMBINE_ROWS;
+    const int warps = tile::threads / 32, runs = (w.rows + combined::rows - 1) / combined::rows;
     int sharing = 1;
     while (runs * sharing * 2 <= warps) sharing *= 2;
     int run = thread_id() / 32 / sharing;
     do { /* once at least, for the barrier of those who share */
-        combine_rows(a, w, run * COMBINE_ROWS, sharing, shared);
+        combine_rows(a, w, run * combined::rows, sharing, shared);
         run += warps / sharing;
     } while (run < runs);
 }

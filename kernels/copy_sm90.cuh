@@ -21,15 +21,16 @@ INLINE void arrive_and_expect(uint32_t barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                  : "memory");
 }
-/* Waits until the phase of this parity has ended. */
-INLINE void wait_phase(uint32_t barrier, uint32_t parity) {
-    asm volatile("{.reg .pred ended;\n"
-                 "again: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
-                 "@!ended bra again;}" ::"r"(barrier), "r"(parity)
-                 : "memory");
-}
+/* Waits until the phase of this parity has ended; `order`: what shows then, by default what threads
+ * of this block have written. */
+#define WAIT_PHASE(order, barrier, parity)                                                         \
+    asm volatile("{.reg .pred ended;\n"                                                            \
+                 "again: mbarrier.try_wait.parity" order ".shared::cta.b64 ended, [%0], %1;\n"     \
+                 "@!ended bra again;}" ::"r"(barrier), "r"(parity)                                 \
+                 : "memory")
+INLINE void wait_phase(uint32_t barrier, uint32_t parity) { WAIT_PHASE("", barrier, parity); }
 
-/* Whether it has. */
+/* Whether it has ended. */
 INLINE bool has_ended(uint32_t barrier, uint32_t parity) {
     int ended;
     asm volatile("{.reg .pred ended;\n"
@@ -70,13 +71,11 @@ INLINE void arrive_at_leader(uint32_t barrier) {
                  : "memory");
 }
 INLINE void wait_for_both(uint32_t barrier, uint32_t parity) {
-    asm volatile("{.reg .pred ended;\nagain: "
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%0], %1;\n"
-                 "@!ended bra again;}" ::"r"(barrier), "r"(parity)
-                 : "memory");
+    WAIT_PHASE(".acquire.cluster", barrier, parity);
 }
-INLINE void set_at_leader(uint32_t address, int x) {
-    asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(address_of(address, 0)), "r"(x)
+INLINE void set_at_leader(int &x, int value) {
+    asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(address_of(shared_address(&x), 0)),
+                 "r"(value)
                  : "memory");
 }
 /* 8 bytes to the other thread block, which arrive at a barrier of it. */
@@ -95,6 +94,9 @@ INLINE void meet() {
 INLINE int rank_in_pair() { return 0; }
 INLINE void arrive_at(uint32_t barrier, int) { arrive(barrier); }
 INLINE void arrive_at_leader(uint32_t barrier) { arrive(barrier); }
+INLINE void wait_for_both(uint32_t barrier, uint32_t parity) { wait_phase(barrier, parity); }
+INLINE void set_at_leader(int &x, int value) { x = value; }
+INLINE void send(uint32_t, uint32_t, int, int) {}
 INLINE void meet() {}
 #endif
 constexpr int together = 1 + spec::pairs;
@@ -124,6 +126,11 @@ INLINE void copy_box_to_both(uint32_t to, const tensor_map *map, uint32_t barrie
                  ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
                  "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "h"((uint16_t)3)
                  : "memory");
+}
+#else
+INLINE void copy_box_to_both(uint32_t to, const tensor_map *map, uint32_t barrier, int c0, int c1,
+                             int c2, int c3) {
+    copy_box(to, map, barrier, c0, c1, c2, c3);
 }
 #endif
 INLINE void copy_box(uint32_t to, const tensor_map *map, uint32_t barrier, int c0, int c1, int c2,
@@ -162,13 +169,14 @@ template <int slots> struct ring {
 
     INLINE ring(uint32_t at) : barriers(at), passed(0) {}
     INLINE uint32_t slot() const { return passed % slots; }
+    INLINE uint32_t parity() const { return passed / slots & 1; } /* of the round */
     INLINE uint32_t full() const { return barriers + slot() * 8; }
     INLINE uint32_t empty() const { return barriers + (slots + slot()) * 8; }
-    INLINE void wait_full() const { wait_phase(full(), passed / slots & 1); }
-    INLINE bool is_full() const { return has_ended(full(), passed / slots & 1); }
+    INLINE void wait_full() const { wait_phase(full(), parity()); }
+    INLINE bool is_full() const { return has_ended(full(), parity()); }
     /* At first it is. */
-    INLINE void wait_empty() const { wait_phase(empty(), passed / slots & 1 ^ 1); }
-    INLINE bool is_empty() const { return has_ended(empty(), passed / slots & 1 ^ 1); }
+    INLINE void wait_empty() const { wait_phase(empty(), parity() ^ 1); }
+    INLINE bool is_empty() const { return has_ended(empty(), parity() ^ 1); }
     INLINE void next() { passed++; }
     /* By all lanes of a warp: it no longer reads the slot. */
     INLINE void release() {

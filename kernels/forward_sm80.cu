@@ -117,7 +117,7 @@ tallow_forward(const __grid_constant__ forward_args a) {
     if (threadIdx.x == 0) work_of(w, a, blockIdx.x);
     __syncthreads();
     if (w.rows > 0 && w.part < w.parts) compute(a, w, memory);
-    if (spec::rows == 1 && a.ended && comes_last(a) && w.parts > 1)
+    if (spec::rows == 1 && a.counts && comes_last(a) && w.parts > 1)
         combine_tile(a, w, (combined_rows *)shared_memory);
 }
 

@@ -26,24 +26,19 @@ INLINE key_place place_of(const forward_tma_args &t, const work &w, int block) {
     return at;
 }
 
-/* Starts the copy of a block of K or V, in one piece where there are no pages; in pairs of half. */
+/* Starts the copy of a block of K or V, in one piece where there are no pages; in pairs, each of
+ * its half. */
 INLINE void copy_keys(const forward_tma_args &t, const tensor_map *map, key_place at, int head,
                       uint32_t to, uint32_t barrier, const int chunks) {
-    const int rows = spec::paged ? t.key_rows : tile::block_keys;
+    const int rows = spec::paged ? t.key_rows : tile::block_keys / together;
+    const int own = rank_in_pair() * rows;
     if (lane_id() == 0) arrive_and_expect(barrier, chunks * tile::block_keys * 128);
-#if SPEC_pairs == 1
-    const int half = rank_in_pair() * (tile::block_keys / 2);
-    UNROLL for (int chunk = 0; chunk < chunks && lane_id() == 0; chunk++)
-        copy_box_to_both(to + chunk * tile::block_keys * 128 + half * 128, map, barrier, chunk * 64,
-                         at.row + half, head, at.batch);
-    return;
-#endif
-    for (int row = 0; row < tile::block_keys; row += rows) {
+    for (int row = 0; row < tile::block_keys; row += rows * together) {
         int batch = spec::paged ? __shfl_sync(~0u, at.batch, row / rows) : at.batch;
         if (lane_id() != 0) continue;
         UNROLL for (int chunk = 0; chunk < chunks; chunk++)
-            copy_box(to + chunk * tile::block_keys * 128 + row * 128, map, barrier, chunk * 64,
-                     at.row, head, batch);
+            copy_box_to_both(to + chunk * tile::block_keys * 128 + (row + own) * 128, map, barrier,
+                             chunk * 64, at.row + own, head, batch);
     }
 }
 

@@ -53,8 +53,7 @@ INLINE void finish_rows(out_block &o, const softmax_state &state, const forward_
     const query_of_row q = query_of(a, w, row);
     const row_total total = total_of(a, q.head, base, sum);
     if (a.lse && row < w.rows && lane_id() % 4 == own && column_warp() == 0)
-        a.lse[w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query] =
-            lse_of(total);
+        *lse_at(a, w, q) = lse_of(total);
     UNROLL for (int i = 0; i < tile::row_states; i++) {
         float factor = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
         UNROLL for (int n = 0; n < tile::column_parts; n++)

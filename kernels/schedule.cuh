@@ -34,6 +34,10 @@ INLINE query_of_row query_of(const forward_args &a, const work &w, int row) {
     return q;
 }
 
+INLINE float *lse_at(const forward_args &a, const work &w, query_of_row q) {
+    return a.lse + w.b * a.lse_batch_stride + q.head * a.lse_head_stride + w.seq.q_start + q.query;
+}
+
 /* Where the tile's rows lie in q or out. A loop over rows keeps this in registers, while what it
  * takes from `work` would be read again from shared memory beside every copy. */
 struct tile_rows {

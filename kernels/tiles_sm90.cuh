@@ -49,13 +49,7 @@ INLINE void leave_slot(tile_ring &tiles) {
 }
 
 /* The tile is to be computed once more. */
-INLINE void ask_again(tile_slot &slot) {
-#if SPEC_pairs == 1
-    set_at_leader(shared_address(&slot.redo), 1);
-#else
-    slot.redo = 1;
-#endif
-}
+INLINE void ask_again(tile_slot &slot) { set_at_leader(slot.redo, 1); }
 
 enum { NO_TILE = 0, NO_MORE_TILES = -1 }; /* in place of a tile's rows */
 
@@ -97,8 +91,8 @@ INLINE bool find_packed(tile_index &at, tile_finder &f, const forward_args &a, i
 /* The item of this thread block after `item`: the next one that no block has taken, or the one that
  * is its turn. */
 INLINE int item_after(const forward_tma_args &t, int item) {
-    if (!t.counts) return item + t.blocks;
-    if (lane_id() == 0) item = t.blocks + (int)count_one(t.counts, t.forward.tag);
+    if (!t.forward.counts) return item + t.blocks;
+    if (lane_id() == 0) item = t.blocks + (int)count_one(t.forward.counts, t.forward.tag);
     return __shfl_sync(~0u, item, 0);
 }
 
@@ -113,10 +107,10 @@ INLINE bool find_tile(tile_index &at, tile_finder &f, const forward_tma_args &t,
 
 /* Once by each thread block, when there are no more tiles: the last of all leaves no count. */
 INLINE void end_count(const forward_tma_args &t) {
-    uint64_t *ended = t.counts + 1;
-    if (!t.counts || lane_id() != 0) return;
+    uint64_t *taken = t.forward.counts, *ended = taken + 1;
+    if (!taken || lane_id() != 0) return;
     if ((int)count_one(ended, t.forward.tag) < t.blocks - 1) return;
-    leave_none(t.counts, t.forward.tag);
+    leave_none(taken, t.forward.tag);
     leave_none(ended, t.forward.tag);
 }
 
@@ -167,12 +161,8 @@ struct order {
 /* A slot has come back: what is next. The other block of a pair is told. */
 INLINE order decide(const forward_tma_args &t, const tile_ring &tiles, tile_slot &slot, int item,
                     uint32_t memory) {
-#if SPEC_pairs == 1
-    wait_for_both(tiles.empty(), tiles.passed / layout::tile_slots & 1 ^ 1);
-#else
-    tiles.wait_empty();
-#endif
-    if (t.counts && tiles.passed > 0)
+    wait_for_both(tiles.empty(), tiles.parity() ^ 1);
+    if (t.forward.counts && tiles.passed > 0)
         wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
     const int again = __any_sync(~0u, slot.redo);
     __syncwarp();
@@ -183,11 +173,9 @@ INLINE order decide(const forward_tma_args &t, const tile_ring &tiles, tile_slot
         item--;
     else if (tiles.passed > 0)
         item = item_after(t, item);
-#if SPEC_pairs == 1
     if (lane_id() == 0)
         send(memory + layout::told + tiles.slot() * 8,
              memory + layout::told_barriers + tiles.slot() * 8, item, again);
-#endif
     const order next = {item, again};
     return next;
 }
@@ -197,7 +185,7 @@ INLINE order hear(const tile_ring &tiles, uint32_t memory) {
     const uint32_t barrier = memory + layout::told_barriers + tiles.slot() * 8;
     const uint32_t told = memory + layout::told + tiles.slot() * 8;
     if (lane_id() == 0) arrive_and_expect(barrier, 8);
-    wait_phase(barrier, tiles.passed / layout::tile_slots & 1);
+    wait_phase(barrier, tiles.parity());
     const order next = {shared_i32(told), shared_i32(told + 4)};
     __syncwarp();
     return next;

@@ -103,8 +103,8 @@ static tallow_status forward_by_maps(const run *r, const cuda_gpu *gpu) {
 
 static tallow_status forward(const run *r, const cuda_gpu *gpu) {
     const cuda_plan *plan = &r->plan;
-    const int64_t pairs = plan->tiles * plan->tile.block_rows / COMBINE_ROWS;
-    const cuda_shape combined = {(unsigned)pairs, {COMBINE_THREADS, 1}, 0, gpu->starts_early};
+    const int64_t runs = plan->tiles * plan->tile.block_rows / COMBINE_ROWS;
+    const cuda_shape combined = {(unsigned)runs, {COMBINE_THREADS, 1}, 0, gpu->starts_early};
     forward_args args;
     if (plan->blocks == 0) return TALLOW_OK;
     if (plan->kernel.family == 90) return forward_by_maps(r, gpu);

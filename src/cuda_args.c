@@ -119,7 +119,7 @@ void tallow_cuda_forward_args(forward_args *out, const problem *p, const cuda_pl
         .lse_batch_stride = p->lse_batch_stride,
         .lse_head_stride = p->lse_head_stride,
         .partial = p->workspace,
-        .ended = counts(p, plan),
+        .counts = counts(p, plan),
         .tag = tag(),
         .row_blocks = (int32_t)row_blocks,
         .split_blocks = (int32_t)plan->split_blocks,
@@ -157,7 +157,6 @@ static bool copies_out(const problem *p, const cuda_plan *plan) {
 
 void tallow_cuda_tma_args(forward_tma_args *out, const problem *p, const cuda_plan *plan) {
     tallow_cuda_forward_args(&out->forward, p, plan);
-    out->counts = counts(p, plan);
     out->items = (int32_t)(plan->tiles / tallow_cuda_together(plan));
     out->blocks = (int32_t)(plan->blocks / tallow_cuda_together(plan));
     out->key_rows = (int32_t)plan->key_rows;
