@@ -14,9 +14,8 @@ enum {
     LEAST_TWOFOLD_TILES = 8, /* of fewer, so many parts take long to combine */
     MOST_TWOFOLD_KEYS = 512, /* of each multiprocessor */
     MOST_LAST_BYTES = 48 << 10,
-    LARGE_BLOCK_KEYS = 3072,   /* that a query sees, as a rule */
+    MANY_KEYS = 3072,          /* that a query sees, as a rule */
     PAIRED_HEAD_DIMS = 256,    /* of q and v together, at least */
-    PAIRED_KEYS = 2048,        /* that a query sees, as a rule */
     PAIRED_TILES = 6,          /* of each multiprocessor */
     LEAST_ALIKE_BLOCKS = 6,    /* of keys, of each tile */
     LEAST_COUNTED_BLOCKS = 32, /* of keys, of each multiprocessor */
@@ -121,7 +120,7 @@ static bool large_pays(const cuda_plan *plan, const spec *large, const problem *
     if (!tallow_spec_exists(large) || !tallow_spec_tile(large, &tile)) return false;
     if (p->batch_invariant) return true;
     const int64_t rows = p->max_seqlen_q * plan->group;
-    if (tile.block_rows == plan->tile.block_rows) return usually_visible(p) >= LARGE_BLOCK_KEYS;
+    if (tile.block_rows == plan->tile.block_rows) return usually_visible(p) >= MANY_KEYS;
     return 5 * padded(rows, tile.block_rows) <= 6 * padded(rows, plan->tile.block_rows) &&
            count_tiles(plan, p) >= 2 * gpu->multiprocessors;
 }
@@ -131,7 +130,7 @@ static bool large_pays(const cuda_plan *plan, const spec *large, const problem *
  * tiles wait too often, and few of them leave some blocks without. */
 static bool pairs_pay(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
     return gpu->always_pairs ||
-           (p->head_dim + p->head_dim_v >= PAIRED_HEAD_DIMS && usually_visible(p) >= PAIRED_KEYS &&
+           (p->head_dim + p->head_dim_v >= PAIRED_HEAD_DIMS && usually_visible(p) >= MANY_KEYS &&
             count_tiles(plan, p) >= PAIRED_TILES * (int64_t)gpu->multiprocessors);
 }
 
