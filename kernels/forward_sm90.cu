@@ -348,8 +348,6 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
     }
     __syncthreads();
     meet();
-    wait_for_kernel_before();
-    allow_next_kernel();
     if (threadIdx.x < tile::threads) {
         if (shares_registers) take_registers<consumer_registers>();
         compute(t, memory);

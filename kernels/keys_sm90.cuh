@@ -93,6 +93,7 @@ INLINE void copy(const forward_tma_args &t, uint32_t memory) {
     q_ring q(memory + layout::q_barriers);
     key_ring k(memory + layout::k_barriers), v(memory + layout::v_barriers);
     bool has_queries = false; /* those of the tile are on their way */
+    wait_for_kernel_before(); /* for all: what others read and write waits for these copies */
     for (;;) {
         tiles.wait_full();
         const tile_slot &slot = slot_of(tiles);

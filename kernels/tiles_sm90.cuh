@@ -191,6 +191,14 @@ INLINE order hear(const tile_ring &tiles, uint32_t memory) {
     return next;
 }
 
+/* Whether of a tile something is read before its keys are: where it lies, what it sees, slopes. */
+INLINE bool reads_ahead(const forward_args &a) {
+    const sequences_arg &s = a.sequences;
+    return s.cu_seqlens_q.data || s.cu_seqlens_k.data || s.seqused_k.data || s.leftpad_k.data ||
+           s.cache_batch_idx.data || s.cu_seqlens_k_new.data || a.max_ranges > 0 ||
+           a.alibi_slopes.data;
+}
+
 /* Tiles whose slot comes back flagged are computed once more, carefully. When there are no others,
  * a round of slots without a tile makes sure that all flags have been seen. If they are counted, no
  * tile is taken before the copier is about to need it: another block might come to it first. */
@@ -199,6 +207,7 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     tile_finder finder;
     /* below 0: of none, and -1 - item slots without a tile since the last */
     int item = blockIdx.x / together;
+    if (reads_ahead(t.forward)) wait_for_kernel_before();
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
     while (item >= -layout::tile_slots) {
         tile_slot &slot = slot_of(tiles);
@@ -221,6 +230,10 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
         }
         arrive(tiles.full()); /* all lanes: each for what it has written */
         tiles.next();
+        if (tiles.passed == 1) { /* the first tile has been found while that was at work */
+            wait_for_kernel_before();
+            allow_next_kernel();
+        }
     }
 }
 
