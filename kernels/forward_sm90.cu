@@ -71,13 +71,10 @@ struct place {
     tile_slot *slot;  /* the tile */
     int block, begin; /* whose weights P holds; the first that these rows see */
     interval clean;   /* those of which these rows see all */
+    int behind;       /* the tile's blocks before that one */
     bool first;       /* V's product starts O */
-    bool exact;       /* maxima are those of all keys, whatever spec::maxima */
+    bool careful;     /* see nonfinite.cuh; and maxima are those of all keys */
 };
-
-INLINE int same_for_all(int x) { return __shfl_sync(~0u, x, 0); }
-
-INLINE const view &own_rows(const tile_slot &slot) { return slot.sees[row_warp() / 4]; }
 
 INLINE uint32_t queries_at(const place &at, uint32_t memory) {
     return operand_at(memory + layout::q + at.q.slot() * layout::q_bytes + at.group * 64 * 128, 16);
@@ -92,7 +89,7 @@ INLINE uint32_t values_at(const place &at, uint32_t memory) {
 /* How many of the tile's steps that come next need no mask, nor look at what is negative. */
 INLINE int plain_steps(const place &at, const softmax_state &state) {
     const bool above = spec::maxima == 1 || __all_sync(~0u, none_negative(state.max));
-    const bool some = above && !at.exact && within(at.clean, at.block - 1);
+    const bool some = above && !at.careful && within(at.clean, at.block - 1);
     return same_for_all(some ? at.block - most(at.begin, at.clean.begin) : 0);
 }
 
@@ -110,25 +107,24 @@ INLINE void pass_blocks(key_ring &k, key_ring &v, int blocks) {
         pass_blocks(v, 1);
     }
 }
-INLINE int blocks_left(const place &at) {
-    return at.begin - same_for_all(at.slot->w.blocks.begin);
-}
 
 /* To a tile's blocks, past those that only others see; of these V is still to be passed. */
 INLINE int enter_tile(place &at, tile_slot *slot, const forward_args &a, uint32_t memory) {
+    const share own = slot->shares[at.group];
+    const int passed = same_for_all(own.before);
     at.slot = slot;
-    at.block = same_for_all(own_rows(*slot).blocks.end);
-    at.begin = same_for_all(own_rows(*slot).blocks.begin);
-    at.clean.begin = same_for_all(own_rows(*slot).clean.begin);
-    at.clean.end = same_for_all(own_rows(*slot).clean.end);
+    at.block = same_for_all(own.sees.blocks.end);
+    at.begin = same_for_all(own.sees.blocks.begin);
+    at.clean.begin = same_for_all(own.sees.clean.begin);
+    at.clean.end = same_for_all(own.sees.clean.end);
+    at.behind = same_for_all(own.behind);
     at.first = true;
-    at.exact = spec::maxima == 1 && __any_sync(~0u, slot->w.careful);
+    at.careful = __any_sync(~0u, slot->w.careful);
     if (spec::scores == 1) {
         __syncwarp();
         note_rows(a, slot->w, memory);
         __syncwarp();
     }
-    const int passed = same_for_all(slot->w.blocks.end) - at.block;
     pass_blocks(at.k, passed);
     return passed;
 }
@@ -146,7 +142,7 @@ INLINE void leave_keys(place &at) {
 /* Of a careful tile, what was taken out of V. */
 INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w,
                      uint32_t memory) {
-    const int last = same_for_all(own_rows(*at.slot).blocks.end) - 1;
+    const int last = same_for_all(at.slot->shares[at.group].sees.blocks.end) - 1;
     _Pragma("unroll 1") for (int block = last; block >= at.begin; block--)
         if (!within(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
@@ -162,7 +158,7 @@ INLINE bool overflows(const softmax_state &state, const work &w) {
 /* Rows are written; the tile is handed back if what it hides has made them inf or NaN, or if it
  * must know its maxima. */
 INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forward_tma_args &t,
-                       float scale, uint32_t memory) {
+                       float scale, const bool careful, uint32_t memory) {
     const forward_args &a = t.forward;
     tile_slot &slot = slot_of(at.tiles);
     const work &w = slot.w;
@@ -177,25 +173,24 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
     } else {
         row_zeros zeros = {0, 0};
         if (tile::stages_out && copied_out(t, w))
-            copy_rows_out(o, factor, zeros, t, w, memory);
+            copy_rows_out(o, factor, zeros, t, slot, careful, memory);
         else
             store_quads(o, factor, zeros, a, w, slot.end);
         redo |= slot.end.hides && any_nonfinite(zeros, w);
     }
-    if (!w.careful && __any_sync(~0u, redo) && lane_id() == 0) ask_again(slot);
+    if (!careful && __any_sync(~0u, redo) && lane_id() == 0) ask_again(slot);
     leave_slot(at.tiles);
 }
 
 /* The tile after this one, if its first product can run beside the last of this one: its queries
  * have a slot of their own, and copies that this one still has to take do not stand before it. */
 INLINE tile_slot *tile_to_follow(const place &at) {
-    if (tile::q_slots == 1 || blocks_left(at) >= layout::stages) return nullptr;
-    if (__any_sync(~0u, at.slot->w.careful)) return nullptr;
+    if (tile::q_slots == 1 || at.behind >= layout::stages || at.careful) return nullptr;
     tile_ring next = at.tiles;
     next.next();
     next.wait_full();
     tile_slot &slot = slot_of(next);
-    const int passed = slot.w.blocks.end - own_rows(slot).blocks.end;
+    const int passed = slot.shares[at.group].before;
     return __all_sync(~0u, slot.w.rows > 0 && passed <= layout::stages) ? &slot : nullptr;
 }
 
@@ -262,7 +257,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         if (turns) {
             key_ring behind = at.v;
             behind.next();
-            rest = blocks_left(at);
+            rest = at.behind;
             pass_blocks(at.k, behind, rest);
             passed = enter_tile(at, next, a, memory);
             at.q.wait_full();
@@ -274,7 +269,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         multiply_values(o, p, v, accumulate);
         finish_keys(s);
         if (turns) clear(state);
-        const bool raised = weigh_next(masked, !plain && (turns || masked || at.exact), plain);
+        const bool raised = weigh_next(masked, !plain && (turns || masked || at.careful), plain);
         finish_products(s, o, p);
         at.v.release_to_both();
         if (turns) {
@@ -294,8 +289,8 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         multiply_values(o, p, values_at(at, memory), !at.first);
         finish_products(s, o, p);
         at.v.release_to_both();
-        pass_blocks(at.k, at.v, blocks_left(at));
-        if (at.slot->w.careful) put_back(at, o, a, at.slot->w, memory);
+        pass_blocks(at.k, at.v, at.behind);
+        if (at.careful) put_back(at, o, a, at.slot->w, memory);
     };
 
     while (tile_slot *slot = next_tile(at)) {
@@ -311,7 +306,7 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
             else
                 step(no(), next);
             if (!last) continue;
-            leave_tile(at, o, done, t, scale, memory);
+            leave_tile(at, o, done, t, scale, !next && at.careful, memory);
             if (!next) break;
         }
     }

@@ -29,7 +29,7 @@ constexpr int row_bytes = spec::scores == 1 ? 8 : 0;
 constexpr int tiles = rows + tile::block_rows * row_bytes;
 constexpr int tile_slots = 4; /* short ones take longer to find than to compute */
 constexpr int tile_end_bytes = 24;
-constexpr int tile_bytes = work_bytes + tile_end_bytes + tile::row_warps / 4 * 16 + 8;
+constexpr int tile_bytes = work_bytes + tile_end_bytes + tile::row_warps / 4 * 24 + 8;
 constexpr int tile_barriers = tiles + tile_slots * tile_bytes;
 constexpr int q_barriers = tile_barriers + 2 * tile_slots * 8;
 constexpr int k_barriers = q_barriers + 2 * tile::q_slots * 8;

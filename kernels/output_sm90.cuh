@@ -6,10 +6,17 @@
 #include "output.cuh"
 #include "tiles_sm90.cuh"
 
-/* What will normalise the rows of O; their lse is stored. Each lane of a quad does one row's
+/* 1 / x, but for rows that see nothing 0. */
+INLINE float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return x == 0 ? 0 : fmaf(fmaf(-x, y, 1), y, y);
+}
+
+/* What normalises rows with a sink, or whose lse is stored. Each lane of a quad does one row's
  * arithmetic for all four. */
-INLINE void finish_rows(row_values &factor, const softmax_state &state, const forward_args &a,
-                        const work &w, const tile_end &end, float scale) {
+INLINE void finish_totals(row_values &factor, const softmax_state &state, const forward_args &a,
+                          const work &w, const tile_end &end, float scale) {
     const int own = lane_id() % 2, row = row_in_tile(own);
     const uint32_t packed = w.row_begin + row, query = divide(packed, a.sequences.group);
     const uint32_t head = packed - query * a.sequences.group.by;
@@ -20,6 +27,13 @@ INLINE void finish_rows(row_values &factor, const softmax_state &state, const fo
         end.lse[head * a.lse_head_stride + query] = lse_of(total);
     UNROLL for (int i = 0; i < tile::row_states; i++)
         factor[i] = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
+}
+
+/* What will normalise the rows of O; their lse is stored. */
+INLINE void finish_rows(row_values &factor, const softmax_state &state, const forward_args &a,
+                        const work &w, const tile_end &end, float scale) {
+    UNROLL for (int i = 0; i < tile::row_states; i++) factor[i] = reciprocal(state.sum[i]);
+    if (a.lse || a.sinks.data) finish_totals(factor, state, a, w, end, scale);
 }
 
 /* ---- rows of 16-bit elements ---- */
@@ -119,21 +133,24 @@ INLINE void stage_rows(const out_block &o, const row_values &factor, row_zeros &
     }
 }
 
-/* By one lane. */
-INLINE void start_rows(const forward_tma_args &t, const work &w, uint32_t memory) {
-    const int first = row_warp() * WARP_ROWS;
-    const int query = divide(w.row_begin + first, t.forward.sequences.group);
-    const int b = t.forward.sequences.cu_seqlens_q.data ? 0 : w.b;
+/* What says where they go is the same for all lanes; one copies. */
+INLINE void start_rows(const forward_tma_args &t, const tile_slot &slot, uint32_t memory) {
+    const int first = same_for_all(row_warp() * WARP_ROWS);
+    const int query = same_for_all(slot.end.query + divide(first, t.forward.sequences.group));
+    const int head = same_for_all(slot.w.head);
+    const int b = same_for_all(t.forward.sequences.cu_seqlens_q.data ? 0 : slot.w.b);
+    if (lane_id() != 0) return;
     UNROLL for (int chunk = 0; chunk < layout::v_chunks; chunk++)
         copy_box_out(&t.out, memory + layout::out + (chunk * tile::block_rows + first) * 128,
-                     chunk * 64, 0, w.seq.q_start + query, w.head, b);
+                     chunk * 64, 0, query, head, b);
     commit_boxes();
 }
 
 /* Once the warp's rows before have left their place; and arrived, if these are the same. */
 INLINE void copy_rows_out(const out_block &o, const row_values &factor, row_zeros &zeros,
-                          const forward_tma_args &t, const work &w, uint32_t memory) {
-    if (__any_sync(~0u, w.careful))
+                          const forward_tma_args &t, const tile_slot &slot, const bool careful,
+                          uint32_t memory) {
+    if (careful)
         wait_boxes();
     else
         wait_boxes_read();
@@ -141,7 +158,7 @@ INLINE void copy_rows_out(const out_block &o, const row_values &factor, row_zero
     stage_rows(o, factor, zeros, memory);
     release_to_copies();
     __syncwarp();
-    if (lane_id() == 0) start_rows(t, w, memory);
+    start_rows(t, slot, memory);
 }
 
 #endif

@@ -17,22 +17,29 @@ typedef ring<layout::stages> key_ring;
 struct tile_end {
     char *out;  /* query 0 of the tile's first head */
     float *lse; /* the same; null: not wanted */
+    int query;  /* of row 0, in the map of the output */
     int hides;  /* some key from some row */
 };
 
 INLINE tile_end end_of_tile(const forward_args &a, const work &w) {
     const int64_t head = (int64_t)w.head * a.sequences.group.by;
-    tile_end end = {rows_of_tile(a, w, a.out).data, a.lse, hides_keys(w)};
+    const int query = w.seq.q_start + divide(w.row_begin, a.sequences.group);
+    tile_end end = {rows_of_tile(a, w, a.out).data, a.lse, query, hides_keys(w)};
     if (a.lse)
         end.lse += w.b * a.lse_batch_stride + head * a.lse_head_stride + w.seq.q_start;
     return end;
 }
 
-/* A tile, and what the 64 rows of each warpgroup see. */
+/* What the 64 rows of a warpgroup see. */
+struct share {
+    view sees;
+    int before, behind; /* blocks of the tile that come before and after, and only others see */
+};
+
 struct tile_slot {
     work w;
     tile_end end;
-    view sees[tile::row_warps / 4];
+    share shares[tile::row_warps / 4];
     int mend; /* V may hold inf or NaN in keys that do not exist or are hidden */
     int redo; /* set by those who compute it: once more, carefully */
 };
@@ -139,10 +146,14 @@ INLINE void fill_slot(tile_slot &slot, const forward_args &a, tile_index at) {
     const int begin = __shfl_sync(~0u, sees.blocks.begin, groups);
     const int end = most(__shfl_sync(~0u, sees.blocks.end, groups), begin + 1);
     if (group < groups) {
-        view &own = slot.sees[group];
-        own.blocks.begin = clamp(sees.blocks.begin, begin, end - 1);
-        own.blocks.end = clamp(sees.blocks.end, own.blocks.begin + 1, end);
-        own.clean = sees.clean;
+        share &own = slot.shares[group];
+        const int own_begin = clamp(sees.blocks.begin, begin, end - 1);
+        const int own_end = clamp(sees.blocks.end, own_begin + 1, end);
+        own.sees.blocks.begin = own_begin;
+        own.sees.blocks.end = own_end;
+        own.sees.clean = sees.clean;
+        own.before = end - own_end;
+        own.behind = own_begin - begin;
     } else if (group == groups) {
         w.blocks.begin = begin;
         w.blocks.end = end;

@@ -113,7 +113,7 @@ static int32_t shared_bytes_90(const spec *s, const spec_tile *t) {
     bytes += t->slots / 2 * t->block_keys * (q_row + v_row);
     bytes += t->stages_out * t->block_rows * v_row;
     bytes += t->block_rows * s->scores * 8;
-    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + t->row_warps / 4 * 16 + 8);
+    bytes += TILE_SLOTS * (WORK_BYTES + TILE_END_BYTES + t->row_warps / 4 * 24 + 8);
     bytes += 8 * 2 * (TILE_SLOTS + t->q_slots + t->slots); /* full, empty */
     bytes += 8 * (t->slots / 2 + 1);                       /* landed, need */
     return bytes + s->pairs * TILE_SLOTS * 16;             /* what a pair's leader says */

@@ -48,6 +48,7 @@ inline void multiply_add_bf16(uint32_t &sums, uint32_t x, uint32_t y) {
     pack_bf16(sums, a[1] * b[1] + c[1], a[0] * b[0] + c[0]);
 }
 inline void exp2_approx(float &y, float x) { y = exp2f(x); }
+inline void reciprocal_approx(float &y, float x) { y = 1 / x; }
 inline void add(float &x, float y) { x += y; }
 
 /* ---- shared memory ---- */

@@ -25,6 +25,7 @@ INSTRUCTIONS = [
     (r"fma\.rn\.bf16x2", "multiply_add_bf16"),
     (r"fma\.rn\.f16x2", "multiply_add_f16"),
     (r"ex2\.approx", "exp2_approx"),
+    (r"rcp\.approx", "reciprocal_approx"),
     (r"^add\.f32", "add"),
     (r"ld\.shared\.v4", "load_four"),
     (r"st\.shared\.v4", "store_four"),
