@@ -13,8 +13,8 @@ INLINE float reciprocal(float x) {
     return x == 0 ? 0 : fmaf(fmaf(-x, y, 1), y, y);
 }
 
-/* What normalises rows with a sink, or whose lse is stored. Each lane of a quad does one row's
- * arithmetic for all four. */
+/* Stores the lse of rows, and adds a sink to what normalises them. Each lane of a quad does one
+ * row's arithmetic for all four. */
 INLINE void finish_totals(row_values &factor, const softmax_state &state, const forward_args &a,
                           const work &w, const tile_end &end, float scale) {
     const int own = lane_id() % 2, row = row_in_tile(own);
@@ -25,7 +25,7 @@ INLINE void finish_totals(row_values &factor, const softmax_state &state, const 
                                      own ? state.sum[1] : state.sum[0]);
     if (end.lse && row < w.rows && lane_id() % 4 == own)
         end.lse[head * a.lse_head_stride + query] = lse_of(total);
-    UNROLL for (int i = 0; i < tile::row_states; i++)
+    UNROLL for (int i = 0; i < tile::row_states && a.sinks.data; i++)
         factor[i] = __shfl_sync(~0u, total.factor, lane_id() / 4 * 4 + i);
 }
 
