@@ -90,10 +90,8 @@ static void check_case(tally *t, attention_case *c, const char *command) {
         snprintf(result.text, sizeof result.text, "%s", tallow_last_error());
     }
     t->cases++;
-    if (result.plain_error > 0) {
-        t->ratios += result.error / result.plain_error;
-        t->ratio_count++;
-    }
+    t->ratios += result.ratio;
+    t->ratio_count += result.ratio > 0;
     if (!result.ok) {
         t->failed++;
         print_failure(t, command, result.text);

@@ -74,17 +74,11 @@ static tallow_status add(const spec *s, const cuda_gpu *gpu, const char *pack, c
     return status;
 }
 
-/* With wgmma also the kernels of other tiles: how many multiprocessors there are chooses among
- * them, and how long the sequences of a call are. */
-static tallow_status add_forward(const spec *s, const cuda_gpu *gpu, const char *pack, counts *n) {
-    spec other = *s;
-    tallow_status status = add(s, gpu, pack, n);
-    for (int i = 0; i < 3 && s->family == 90 && !status; i++) {
-        other.rows = i == 1 ? 2 : 0;
-        other.large = i == 2;
-        other.maxima = i == 1 ? 0 : s->maxima;
-        if (tallow_spec_exists(&other)) status = add(&other, gpu, pack, n);
-    }
+static tallow_status add_forward(const problem *p, const cuda_gpu *gpu, counts *n) {
+    spec kernels[PLAN_KERNELS];
+    tallow_status status = TALLOW_OK;
+    const int count = tallow_cuda_plan_kernels(kernels, p, gpu);
+    for (int i = 0; i < count && !status; i++) status = add(&kernels[i], gpu, p->pack, n);
     return status;
 }
 
@@ -98,7 +92,7 @@ tallow_status tallow_cuda_pack(const problem *p, const char *arch, char *text, s
     if (!status) status = tallow_cuda_plan_make(&plan, p, &gpu);
     if (status) return status;
     const spec *forward = plan.blocks > 0 ? &plan.kernel : &rows_program;
-    if (p->pack) status = add_forward(forward, &gpu, p->pack, &n);
+    if (p->pack && plan.blocks > 0) status = add_forward(p, &gpu, &n);
     if (p->pack && !status) status = add(&rows_program, &gpu, p->pack, &n);
     if (status) return status;
     tallow_spec_key(forward, key);

@@ -23,6 +23,8 @@ enum {
     ALIKE_SECTION = 4,         /* heads, when no tile is longer than others */
 };
 
+#define COUNT(array) (int)(sizeof(array) / sizeof *(array))
+
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -167,7 +169,8 @@ static void leave_wgmma(cuda_plan *out, const problem *p, const char *why) {
     use_family(out, p, 80);
 }
 
-static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
+/* The kernel of a call as far as lengths do not choose it: of wgmma if that serves. */
+static void start_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     const bool whole_q = out->rotates_q || aligned(&p->q);
     out->kernel = (spec){
         .dtype = p->dtype,
@@ -182,14 +185,36 @@ static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_
         .shared_memory = tallow_spec_shared_memory(gpu->shared_bytes),
     };
     use_family(out, p, family_of(gpu));
-    if (out->kernel.family != 90) return tallow_spec_check(&out->kernel);
+    if (out->kernel.family != 90) return;
     out->kernel.maxima = p->precision == TALLOW_PRECISION_FAST && p->dtype == TALLOW_BF16;
     out->why = bars_wgmma(out, p);
-    if (out->why)
-        leave_wgmma(out, p, out->why);
-    else
-        fit_wgmma(out, p, gpu);
+    if (out->why) leave_wgmma(out, p, out->why);
+}
+
+static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
+    start_kernel(out, p, gpu);
+    if (out->kernel.family == 90) fit_wgmma(out, p, gpu);
     return tallow_spec_check(&out->kernel);
+}
+
+int tallow_cuda_plan_kernels(spec out[PLAN_KERNELS], const problem *p, const cuda_gpu *gpu) {
+    static const spec tiles[] = {
+        {.rows = 0}, {.rows = 2}, {.large = 1}, {.pairs = 1}, {.large = 1, .pairs = 1}};
+    cuda_plan plan = {.rotates_q = p->rotary.dim > 0};
+    int count = 0;
+    start_kernel(&plan, p, gpu);
+    for (int i = 0; i < COUNT(tiles) && plan.kernel.family == 90; i++) {
+        spec *s = &out[count];
+        *s = plan.kernel;
+        s->rows = tiles[i].rows;
+        s->large = tiles[i].large;
+        s->pairs = tiles[i].pairs;
+        if (s->rows == 2) s->maxima = 0;
+        count += tallow_spec_exists(s);
+    }
+    if (count) leave_wgmma(&plan, p, NULL);
+    out[count++] = plan.kernel;
+    return count;
 }
 
 /* ---- splits ---- */

@@ -34,6 +34,11 @@ bool tallow_cuda_strides_reach(const rows_view *view);
 
 tallow_status tallow_cuda_plan_make(cuda_plan *out, const problem *p, const cuda_gpu *gpu);
 
+/* The kernels that the call may take: how long its sequences are and how many, and the number of
+ * multiprocessors, choose among them. How many there are. */
+enum { PLAN_KERNELS = 6 };
+int tallow_cuda_plan_kernels(spec out[PLAN_KERNELS], const problem *p, const cuda_gpu *gpu);
+
 void tallow_cuda_plan_describe(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu,
                                char *text, size_t text_size);
 

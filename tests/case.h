@@ -114,12 +114,14 @@ typedef struct {
     void *stream;
 } case_device;
 
-/* Errors are relative L2 norms against f64, of the whole output and of its worst row; lse_error is
- * the largest share of its tolerance that any lse takes. */
+/* Errors are relative L2 norms against f64, of the whole output and of its worst row; ratio is that
+ * of the error to the plain computation's. lse_error is the largest share of its tolerance that any
+ * lse takes. */
 typedef struct {
     bool ok;
     double error, plain_error;
     double row_error, plain_row_error;
+    double ratio; /* 0: the plain computation happened to round by less than an f32 does */
     double lse_error;
     char text[400]; /* what is wrong, and where first */
 } case_result;

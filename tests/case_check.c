@@ -114,8 +114,9 @@ tallow_status case_upload(const attention_case *c, const case_device *device,
     p->stream = device->stream;
     tallow_status status = tallow_attention_workspace(p, sizeof *p, &p->workspace_size);
     if (status != TALLOW_OK) return status;
-    void *scratch = calloc(p->workspace_size + 1, 1);
+    void *scratch = malloc(p->workspace_size + 1);
     if (!scratch) abort();
+    memset(scratch, 0xff, p->workspace_size + 1); /* a workspace may hold anything */
     p->workspace = device->upload(device->context, scratch, p->workspace_size + 1);
     free(scratch);
     for (int i = 0; i < c->block_count; i++)
@@ -280,6 +281,7 @@ static void judge_norms(comparison *w) {
     double factor = (o->precision == TALLOW_PRECISION_FAST ? 1.45 : 1.2) + 2 * scatter;
     r->error = sqrt(w->error2 / w->norm2);
     r->plain_error = sqrt(w->plain2 / w->norm2);
+    if (r->plain_error >= rounding_unit(TALLOW_F32)) r->ratio = r->error / r->plain_error;
     double limit = factor * r->plain_error + unit * scatter;
     double row_limit = (factor + 1) * r->plain_row_error + 2 * unit;
     bool whole = r->error <= limit, worst = r->row_error <= row_limit;

@@ -30,10 +30,8 @@ static void run_case(attention_case *c, const char *repeat) {
     if (status == TALLOW_OK) {
         case_check(c, &result);
         EXPECT(result.ok, "%s: %s", repeat, result.text);
-        if (result.plain_error > 0) {
-            ratios += result.error / result.plain_error;
-            ratio_count++;
-        }
+        ratios += result.ratio;
+        ratio_count += result.ratio > 0;
     }
     case_free(c);
 }

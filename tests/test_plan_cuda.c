@@ -133,6 +133,35 @@ static void run_pairs(void) {
     EXPECT(!plan_of(&a, &gpu).kernel.pairs, "of short tiles");
 }
 
+/* Whatever the lengths, the kernel is among those that are packed for one of them. */
+static void run_packed(void) {
+    static const int64_t lengths[] = {17, 128, 512, 1024, 4096, 16384, 131072};
+    static const int64_t head_dims[] = {64, 128, 256};
+    cuda_gpu gpu = h200, other = h200;
+    gpu.pairs = other.pairs = true;
+    other.multiprocessors = 100;
+    for (int i = 0; i < 7 * 7 * 3 * 2 * 2; i++) {
+        spec kernels[PLAN_KERNELS];
+        problem p;
+        sizes s = {i % 2 ? 1 : 8,      16,         16, lengths[i / 4 % 7], lengths[i / 28 % 7],
+                   head_dims[i / 196], TALLOW_BF16};
+        sizes once = {1, 16, 16, 600, 600, s.head_dim, TALLOW_BF16};
+        tallow_attention_params a = params(&once);
+        a.precision = i / 2 % 2 ? TALLOW_PRECISION_FAST : TALLOW_PRECISION_DEFAULT;
+        EXPECT(!tallow_problem_init(&p, &a, sizeof a, CHECK_SHAPES), "%s", tallow_last_error());
+        const int count = tallow_cuda_plan_kernels(kernels, &p, &other);
+        const int32_t precision = a.precision;
+        a = params(&s);
+        a.precision = precision;
+        const cuda_plan plan = plan_of(&a, &gpu);
+        bool found = false;
+        for (int k = 0; k < count; k++)
+            found |= !memcmp(&kernels[k], &plan.kernel, sizeof plan.kernel);
+        EXPECT(count <= PLAN_KERNELS && found, "%d x %d queries, %d keys, head_dim %d",
+               (int)s.batch, (int)s.seqlen_q, (int)s.seqlen_k, (int)s.head_dim);
+    }
+}
+
 static void run_splits(void) {
     tallow_attention_params a = params(&decode);
     cuda_plan plan = plan_of(&a, &h200);
@@ -231,6 +260,7 @@ int main(void) {
     run_turing();
     run_large();
     run_pairs();
+    run_packed();
     run_splits();
     run_invariance();
     run_sections();
