@@ -136,11 +136,16 @@ static bool pairs_pay(const cuda_plan *plan, const problem *p, const cuda_gpu *g
             count_tiles(plan, p) >= PAIRED_TILES * (int64_t)gpu->multiprocessors);
 }
 
+/* Row blocks of packed sequences may have none beside them. */
+static bool may_take_pairs(const problem *p, const cuda_gpu *gpu) {
+    return gpu->pairs && gpu->multiprocessors >= 2 && p->q_layout != LAYOUT_PACKED;
+}
+
 static bool takes_pairs(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
     spec pairs = plan->kernel;
     pairs.pairs = 1;
-    return gpu->pairs && gpu->multiprocessors >= 2 && p->q_layout != LAYOUT_PACKED &&
-           plan->row_blocks % 2 == 0 && pairs_pay(plan, p, gpu) && tallow_spec_exists(&pairs);
+    return may_take_pairs(p, gpu) && plan->row_blocks % 2 == 0 && pairs_pay(plan, p, gpu) &&
+           tallow_spec_exists(&pairs);
 }
 
 /* Small tiles when there are too few; large ones where they pay, or when bits may not depend on
@@ -210,7 +215,7 @@ int tallow_cuda_plan_kernels(spec out[PLAN_KERNELS], const problem *p, const cud
         s->large = tiles[i].large;
         s->pairs = tiles[i].pairs;
         if (s->rows == 2) s->maxima = 0;
-        count += tallow_spec_exists(s);
+        count += tallow_spec_exists(s) && (!s->pairs || may_take_pairs(p, gpu));
     }
     if (count) leave_wgmma(&plan, p, NULL);
     out[count++] = plan.kernel;
