@@ -132,13 +132,14 @@ static bool large_pays(const cuda_plan *plan, const spec *large, const problem *
  * tiles wait too often, and few of them leave some blocks without. */
 static bool pairs_pay(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
     return gpu->always_pairs ||
-           (p->head_dim + p->head_dim_v >= PAIRED_HEAD_DIMS && usually_visible(p) >= MANY_KEYS &&
+           (usually_visible(p) >= MANY_KEYS &&
             count_tiles(plan, p) >= PAIRED_TILES * (int64_t)gpu->multiprocessors);
 }
 
-/* Row blocks of packed sequences may have none beside them. */
+/* Short heads take none, and row blocks of packed sequences may have none beside them. */
 static bool may_take_pairs(const problem *p, const cuda_gpu *gpu) {
-    return gpu->pairs && gpu->multiprocessors >= 2 && p->q_layout != LAYOUT_PACKED;
+    return gpu->pairs && gpu->multiprocessors >= 2 && p->q_layout != LAYOUT_PACKED &&
+           (p->head_dim + p->head_dim_v >= PAIRED_HEAD_DIMS || gpu->always_pairs);
 }
 
 static bool takes_pairs(const cuda_plan *plan, const problem *p, const cuda_gpu *gpu) {
