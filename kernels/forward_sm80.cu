@@ -38,9 +38,11 @@ INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) 
 }
 
 /* Of the steps of P V, 16 keys each, the one that a copy starts beside: not the first, so that
- * products run; later where O takes more registers, to have those of used weights. */
+ * products run; later where O or P takes more registers, to have those of used weights. */
 constexpr bool wide_out = !tile::shares_p && tile::column_parts > 8;
-constexpr int copy_step = wide_out && tile::block_keys == 64 ? 2 : tile::block_keys > 16;
+constexpr int copy_step = tile::block_keys == 128              ? 4
+                          : wide_out && tile::block_keys == 64 ? 2
+                                                               : tile::block_keys > 16;
 
 /* All blocks of keys, from the last to the first. */
 INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, const work &w,
