@@ -86,9 +86,16 @@ INLINE uint32_t values_at(const place &at, uint32_t memory) {
     return operand_at(memory + layout::v + at.v.slot() * layout::v_bytes, tile::block_keys * 128);
 }
 
+/* Whether the next block's maxima must be known: weights are relative to those of blocks before only
+ * where a row has any. */
+INLINE bool needs_maxima(const place &at, const softmax_state &state) {
+    return spec::maxima == 0 || at.careful || !all_have_maxima(state.max);
+}
+
 /* How many of the tile's steps that come next need no mask, nor look at what is negative. */
 INLINE int plain_steps(const place &at, const softmax_state &state) {
-    const bool above = spec::maxima == 1 || __all_sync(~0u, none_negative(state.max));
+    const bool above = spec::maxima == 1 ? !needs_maxima(at, state)
+                                         : __all_sync(~0u, none_negative(state.max));
     const bool some = above && !at.careful && within(at.clean, at.block - 1);
     return same_for_all(some ? at.block - most(at.begin, at.clean.begin) : 0);
 }
@@ -269,7 +276,8 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         multiply_values(o, p, v, accumulate);
         finish_keys(s);
         if (turns) clear(state);
-        const bool raised = weigh_next(masked, !plain && (turns || masked || at.careful), plain);
+        const bool known = !plain && (masked || needs_maxima(at, state));
+        const bool raised = weigh_next(masked, known, plain);
         finish_products(s, o, p);
         at.v.release_to_both();
         if (turns) {

@@ -115,6 +115,13 @@ INLINE void row_maxima_above(row_values &largest, const score_block &s, const ro
     }
 }
 
+/* Whether all of the warp's rows have seen a key. */
+INLINE bool all_have_maxima(const row_values &max) {
+    bool all = true;
+    UNROLL for (int i = 0; i < tile::row_states; i++) all &= max[i] != MINUS_INFINITY;
+    return __all_sync(~0u, all);
+}
+
 INLINE bool none_negative(const row_values &max) {
     bool none = true;
     UNROLL for (int i = 0; i < tile::row_states; i++) none &= max[i] >= 0;
