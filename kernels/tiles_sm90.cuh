@@ -36,6 +36,7 @@ struct share {
     int before, behind; /* blocks of the tile that come before and after, and only others see */
 };
 
+/* A tile, as the scheduler hands it to all others. */
 struct tile_slot {
     work w;
     tile_end end;
