@@ -190,7 +190,8 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
 }
 
 /* The tile after this one, if its first product can run beside the last of this one: its queries
- * have a slot of their own, and copies that this one still has to take do not stand before it. */
+ * have a slot of their own, copies that this one still has to take do not stand before it, and this
+ * one is not careful. */
 INLINE tile_slot *tile_to_follow(const place &at) {
     if (tile::q_slots == 1 || at.behind >= layout::stages || at.careful) return nullptr;
     tile_ring next = at.tiles;

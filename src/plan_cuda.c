@@ -23,8 +23,6 @@ enum {
     ALIKE_SECTION = 4,         /* heads, when no tile is longer than others */
 };
 
-#define COUNT(array) (int)(sizeof(array) / sizeof *(array))
-
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -209,7 +207,7 @@ int tallow_cuda_plan_kernels(spec out[PLAN_KERNELS], const problem *p, const cud
     cuda_plan plan = {.rotates_q = p->rotary.dim > 0};
     int count = 0;
     start_kernel(&plan, p, gpu);
-    for (int i = 0; i < COUNT(tiles) && plan.kernel.family == 90; i++) {
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles && plan.kernel.family == 90; i++) {
         spec *s = &out[count];
         *s = plan.kernel;
         s->rows = tiles[i].rows;
