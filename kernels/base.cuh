@@ -29,6 +29,9 @@ INLINE int lane_id() { return thread_id() % 32; }
 /* What all lanes of a warp have alike, said so that ptxas keeps it in a uniform register. */
 INLINE int same_for_all(int x) { return __shfl_sync(~0u, x, 0); }
 
+/* The same of a condition: then the branch that follows needs no lanes brought together again. */
+INLINE bool true_for_all(bool x) { return __any_sync(~0u, x); }
+
 /* A kernel launched as a programmatic dependent starts while the one before it is still at work:
  * once all blocks of that one have allowed it, and up to where it waits for what they write. Of no
  * effect in other launches. A kernel waits before it allows: then the one after it knows that all

@@ -20,6 +20,10 @@ INLINE uint32_t column_pair_at(uint32_t base, int row, int n, const int chunks) 
     return chunk_at(base, row, 2 * n + lane_id() % 4 / 2, chunks) + lane_id() % 2 * 8;
 }
 
+INLINE uint32_t query_at(uint32_t q) { return q; }
+INLINE uint32_t key_at(uint32_t k) { return k; }
+INLINE uint32_t value_at(uint32_t v) { return v; }
+
 typedef int query_block;
 INLINE void keep_queries(query_block &, uint32_t) {}
 

@@ -38,9 +38,11 @@ INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) 
 }
 
 /* Of the steps of P V, 16 keys each, the one that a copy starts beside: not the first, so that
- * products run; later where O or P takes more registers, to have those of used weights. */
+ * products run, but where P comes from shared memory and registers are needed for more of it; later
+ * where O or P takes more registers, to have those of used weights. */
 constexpr bool wide_out = !tile::shares_p && tile::column_parts > 8;
-constexpr int copy_step = tile::block_keys == 128              ? 4
+constexpr int copy_step = tile::shares_p                       ? 0
+                          : tile::block_keys == 128            ? 4
                           : wide_out && tile::block_keys == 64 ? 2
                                                                : tile::block_keys > 16;
 
@@ -48,19 +50,33 @@ constexpr int copy_step = tile::block_keys == 128              ? 4
 INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, const work &w,
                    uint32_t memory, float scale) {
     query_block queries;
+    uint32_t q_at, k_at;
+    bool masked;
+    auto look_at = [&](int block) {
+        masked = !within(w.clean, block);
+        q_at = query_at(memory + layout::q);
+        k_at = key_at(slot_of_block(w, memory, block, false));
+    };
     start_ring(a, w, memory);
+    look_at(w.blocks.end - 1);
     for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--) {
         const int first_key = block * tile::block_keys;
-        const bool masked = !within(w.clean, block);
         score_block s;
 
-        if (masked) note_visible(a, w, memory, first_key);
-        uint32_t k = wait_slot(w, memory, block, false);
+        if (true_for_all(masked)) note_visible(a, w, memory, first_key);
+        wait_slot();
         if (block == w.blocks.end - 1) keep_queries(queries, memory + layout::q);
-        multiply_keys(s, queries, memory + layout::q, k,
-                      [&] { copy_ahead(a, w, memory, block, false); });
+        multiply_keys(s, queries, q_at, k_at, [&] { copy_ahead(a, w, memory, block, false); });
+        const uint32_t v = slot_of_block(w, memory, block, true), v_at = value_at(v);
         if (spec::scores == 1) bias_scores(s, a, memory, first_key);
-        if (masked) mask_scores(s, memory);
+        if (true_for_all(masked)) {
+            mask_scores(s, memory);
+            if (w.careful) {
+                wait_copies<0>();
+                __syncthreads();
+                remove_nonfinite(v, 0, thread_id(), tile::threads);
+            }
+        }
         raise_maxima(s, state, false, scale, memory,
                      [&](const int i, float factor) { rescale(o, i, factor); });
         auto weigh_keys = [&](const int begin, const int end) {
@@ -73,16 +89,13 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
             share_weights(s, memory + layout::p);
         }
 
-        uint32_t v = wait_slot(w, memory, block, true);
-        if (masked && w.careful) {
-            remove_nonfinite(v, 0, thread_id(), tile::threads);
-            __syncthreads();
-        }
+        wait_slot();
         auto beside = [&](const int step) {
             if (!tile::shares_p) weigh_keys(2 * step, 2 * step + 2);
             if (step == copy_step) copy_ahead(a, w, memory, block, true);
         };
-        multiply_values(o, s, memory + layout::p, v, beside);
+        multiply_values(o, s, memory + layout::p, v_at, beside);
+        look_at(block - 1); /* the next, beside the last products */
     }
     wait_copies<0>(); /* without a block of keys, Q may still be on its way */
     if (!w.careful) return;
@@ -111,10 +124,10 @@ INLINE void compute(const forward_args &a, work &w, uint32_t memory) {
 extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)
 tallow_forward(const __grid_constant__ forward_args a) {
     extern __shared__ __align__(128) char shared_memory[];
-    const uint32_t memory = shared_address(shared_memory);
+    const uint32_t memory = same_for_all(shared_address(shared_memory)); /* kept, not found again */
     wait_for_kernel_before();
     allow_next_kernel();
-    work &w = *(work *)(shared_memory + layout::work);
+    work &w = *(work *)shared_pointer(memory + layout::work);
     static_assert(tile::threads * sizeof(combined_rows) <= layout::work, "work is still read");
     if (threadIdx.x == 0) work_of(w, a, blockIdx.x);
     __syncthreads();

@@ -97,12 +97,15 @@ INLINE void start_ring(const forward_args &a, const work &w, uint32_t memory) {
     }
 }
 
-/* Waits for K (or V) of a block; returns its shared address. From then on the slot before it may be
- * written again. */
-INLINE uint32_t wait_slot(const work &w, uint32_t memory, int block, const bool value) {
+/* Where K (or V) of a block is. */
+INLINE uint32_t slot_of_block(const work &w, uint32_t memory, int block, const bool value) {
+    return slot_of(memory, 2 * (w.blocks.end - 1 - block) + value);
+}
+
+/* Waits for the oldest copy. From then on the slot before it may be written again. */
+INLINE void wait_slot() {
     wait_copies<tile::slots - 2>();
     __syncthreads();
-    return slot_of(memory, 2 * (w.blocks.end - 1 - block) + value);
 }
 
 /* Then starts the copy that runs slots - 1 ahead. */

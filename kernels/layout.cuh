@@ -69,11 +69,11 @@ constexpr int pages = work + work_bytes;
 constexpr int v_pieces = tile::block_keys * v_chunks; /* 16 bytes each */
 INLINE constexpr int piece_row(int piece) { return piece / v_chunks; }
 constexpr int page_lists = tile::slots / 2 + 1; /* lists of pages, one for a block of keys */
-constexpr int bytes = pages + (spec::paged ? page_lists * tile::block_keys * 4 : 0);
+constexpr int keys_end = pages + (spec::paged ? page_lists * tile::block_keys * 4 : 0);
 
 /* O leaves through the same memory, from its start. */
-constexpr int out = 0;
-static_assert(tile::block_rows * v_chunks * 16 <= bytes, "O must fit");
+constexpr int out = 0, out_end = tile::block_rows * v_chunks * 16;
+constexpr int bytes = keys_end > out_end ? keys_end : out_end;
 static_assert(bytes == TILE_shared_bytes, "the host counts other bytes");
 } // namespace layout
 #endif

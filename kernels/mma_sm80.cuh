@@ -53,10 +53,24 @@ INLINE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
 /* The warp's rows of Q as left operands, 16 elements a step, if the tile keeps them. */
 typedef uint32_t query_block[tile::keeps_q ? tile::head_dim / 16 : 1][tile::row_parts][4];
 
+/* ---- what a lane tells ldmatrix, of the operands in shared memory ---- */
+
+constexpr bool key_pairs = tile::key_parts % 2 == 0; /* 16 keys at a time, or 8 */
+
 INLINE uint32_t query_at(uint32_t q) {
     return chunk_at(q, row_warp() * tile::warp_rows + lane_id() % 16, lane_id() / 16,
                     layout::q_chunks);
 }
+INLINE uint32_t key_at(uint32_t k) {
+    const int lane = lane_id(), key = column_warp() * tile::warp_keys;
+    return chunk_at(k, key + lane % 8 + (key_pairs ? lane / 16 * 8 : 0), lane / 8 % 2,
+                    layout::k_chunks);
+}
+INLINE uint32_t value_at(uint32_t v) {
+    return chunk_at(v, lane_id() % 16, out_part(0) + lane_id() / 16, layout::v_chunks);
+}
+
+/* ---- products ---- */
 
 INLINE void load_queries(uint32_t (&left)[tile::row_parts][4], uint32_t q_at, const int step) {
     uint32_t from = chunk_further(q_at, 2 * step, layout::q_chunks);
@@ -71,13 +85,8 @@ INLINE void keep_queries(query_block &kept, uint32_t q) {
 
 /* S = Q K^T for the warp's rows and keys. beside() is other work, to run beside the products. */
 template <class function>
-INLINE void multiply_keys(score_block &s, query_block &q_kept, uint32_t q, uint32_t k,
+INLINE void multiply_keys(score_block &s, query_block &q_kept, uint32_t q_at, uint32_t k_at,
                           function beside) {
-    const int lane = lane_id(), key = column_warp() * tile::warp_keys;
-    const bool pairs = tile::key_parts % 2 == 0; /* ldmatrix takes 16 keys at a time, or 8 */
-    uint32_t q_at = query_at(q);
-    uint32_t k_at = chunk_at(k, key + lane % 8 + (pairs ? lane / 16 * 8 : 0), lane / 8 % 2,
-                             layout::k_chunks);
     UNROLL for (int m = 0; m < tile::row_parts; m++)
         UNROLL for (int n = 0; n < tile::key_parts; n++)
             UNROLL for (int c = 0; c < 4; c++) s[m][n][c] = 0;
@@ -87,13 +96,13 @@ INLINE void multiply_keys(score_block &s, query_block &q_kept, uint32_t q, uint3
         if (!tile::keeps_q) load_queries(left, q_at, step);
         UNROLL for (int n = 0; n < tile::key_parts; n += 2) {
             uint32_t from = k_chunk + n * 8 * layout::k_chunks * 16;
-            if (pairs)
+            if (key_pairs)
                 load_matrices(right, from);
             else
                 load_two_matrices(right, from);
             UNROLL for (int m = 0; m < tile::row_parts; m++) {
                 multiply_add(s[m][n], left[m], right[0], right[1]);
-                if (pairs) multiply_add(s[m][n + 1], left[m], right[2], right[3]);
+                if (key_pairs) multiply_add(s[m][n + 1], left[m], right[2], right[3]);
             }
         }
         if (step == 0) beside();
@@ -144,9 +153,8 @@ INLINE void add_product(float (&o)[4], const uint32_t (&left)[spec::p_parts][til
 /* O += P V for the warp's rows and columns. beside(step) comes before the products of 16 keys: it
  * may make their weights, whose arithmetic runs beside the products of the keys before. */
 template <class function>
-INLINE void multiply_values(out_block &o, const score_block &s, uint32_t p, uint32_t v,
+INLINE void multiply_values(out_block &o, const score_block &s, uint32_t p, uint32_t v_at,
                             function beside) {
-    uint32_t v_at = chunk_at(v, lane_id() % 16, out_part(0) + lane_id() / 16, layout::v_chunks);
     UNROLL for (int step = 0; step < tile::block_keys / 16; step++) {
         uint32_t left[spec::p_parts][tile::row_parts][4], right[4];
         beside(step);

@@ -6,6 +6,8 @@
 
 INLINE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
+INLINE void *shared_pointer(uint32_t address) { return __cvta_shared_to_generic(address); }
+
 INLINE float shared_f32(uint32_t address) {
     float x;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");

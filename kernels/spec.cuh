@@ -35,9 +35,10 @@ constexpr int column_parts = column_steps * column_step / 8;
 constexpr int row_states = 2 * row_parts; /* rows that a thread holds pieces of */
 
 constexpr bool shares_p = column_warps > 1 || spec::full; /* P goes through shared memory */
-/* Short rows of Q stay in registers, where those of two thread blocks suffice. */
-constexpr bool keeps_q =
-    !shares_p && head_dim <= 64 && blocks <= 2 && block_keys <= 64 && spec::scores == 0;
+/* Q stays in registers where they suffice for it, S and O. */
+constexpr int product_registers = 4 * row_parts * (head_dim / 16 + key_parts + column_parts);
+constexpr bool keeps_q = !shares_p && spec::rows == 0 && spec::scores == 0 && spec::p_parts == 1 &&
+                         blocks <= 2 && product_registers <= (row_parts == 1 ? 224 : 160);
 static_assert(warp_keys % 16 == 0 || warp_keys == 8, "Q K^T takes 16 keys at a time");
 static_assert(block_keys % 16 == 0, "P V takes 16 keys at a time");
 constexpr int seen_words = (block_keys + 63) / 64; /* the keys that a row sees, as bits of 64 */

@@ -93,7 +93,7 @@ static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit 
 static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* As the kernels lay it out: kernels/layout.cuh. Of 80: Q, the ring of K and V, P, the maxima that
- * warps exchange, what is known of each row and of the tile, and pages of blocks of keys. */
+ * warps exchange, what is known of each row and of the tile, and pages of blocks of keys; or O. */
 static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     int32_t size = s->dtype == TALLOW_F32 ? 4 : 2;
     int32_t q_row = round_up(s->head_dim, 16) * size, v_row = round_up(s->head_dim_v, 16) * size;
@@ -103,7 +103,7 @@ static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     if (t->column_warps > 1) bytes += t->block_rows * t->column_warps * 4;
     bytes += t->block_rows * (8 + (t->block_keys + 63) / 64 * 8) + WORK_BYTES;
     if (s->paged) bytes += (t->slots / 2 + 1) * t->block_keys * 4;
-    return bytes;
+    return most(bytes, t->block_rows * v_row);
 }
 
 /* Of 90: Q, K, V, rows of the output, what is known of each row, tiles, and barriers. */
@@ -141,6 +141,7 @@ bool tallow_spec_tile(const spec *s, spec_tile *out) {
     const bool roles = s->family == 90, full = s->dtype == TALLOW_F32, few = s->rows == 1;
     const bool highest = s->p_parts == 3;
     const int32_t load = s->scores + s->paged + s->access + (s->p_parts == 2);
+    const bool light = load <= 1 && !s->access && s->p_parts == 1;
     const int32_t wide = most(s->head_dim, s->head_dim_v);
     memset(out, 0, sizeof *out);
     if (is_zero(s)) return true;

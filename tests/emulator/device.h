@@ -125,6 +125,9 @@ inline uint32_t __cvta_generic_to_shared(const void *p) {
     return ((uint32_t)((const char *)p - shared_memory) + emulator::SHARED_BASE) |
            emulator::here.rank << emulator::RANK_BIT;
 }
+inline void *__cvta_shared_to_generic(uint32_t address) {
+    return shared_memory + (address & ((1u << emulator::RANK_BIT) - 1)) - emulator::SHARED_BASE;
+}
 
 #include "instructions.h"
 
