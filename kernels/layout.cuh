@@ -64,16 +64,17 @@ constexpr int maxima = p + (tile::shares_p ? spec::p_parts * p_bytes : 0);
 constexpr int maxima_bytes = tile::column_warps > 1 ? tile::block_rows * tile::column_warps * 4 : 0;
 constexpr int rows = maxima + maxima_bytes; /* what is known of each row of the tile */
 constexpr int row_seen = 8, row_bytes = row_seen + 8 * tile::seen_words;
-constexpr int work = rows + tile::block_rows * row_bytes;
+constexpr int rows_end = rows + tile::block_rows * row_bytes;
+
+/* O leaves through the same memory, from its start. */
+constexpr int out = 0, out_end = tile::block_rows * v_chunks * 16;
+
+constexpr int work = rows_end > out_end ? rows_end : out_end;
 constexpr int pages = work + work_bytes;
 constexpr int v_pieces = tile::block_keys * v_chunks; /* 16 bytes each */
 INLINE constexpr int piece_row(int piece) { return piece / v_chunks; }
 constexpr int page_lists = tile::slots / 2 + 1; /* lists of pages, one for a block of keys */
-constexpr int keys_end = pages + (spec::paged ? page_lists * tile::block_keys * 4 : 0);
-
-/* O leaves through the same memory, from its start. */
-constexpr int out = 0, out_end = tile::block_rows * v_chunks * 16;
-constexpr int bytes = keys_end > out_end ? keys_end : out_end;
+constexpr int bytes = pages + (spec::paged ? page_lists * tile::block_keys * 4 : 0);
 static_assert(bytes == TILE_shared_bytes, "the host counts other bytes");
 } // namespace layout
 #endif

@@ -93,7 +93,8 @@ static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit 
 static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* As the kernels lay it out: kernels/layout.cuh. Of 80: Q, the ring of K and V, P, the maxima that
- * warps exchange, what is known of each row and of the tile, and pages of blocks of keys; or O. */
+ * warps exchange and what is known of each row, or in their place O; then what is known of the tile,
+ * and pages of blocks of keys. */
 static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     int32_t size = s->dtype == TALLOW_F32 ? 4 : 2;
     int32_t q_row = round_up(s->head_dim, 16) * size, v_row = round_up(s->head_dim_v, 16) * size;
@@ -101,9 +102,9 @@ static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     int32_t bytes = t->block_rows * q_row + t->slots * t->block_keys * most(q_row, v_row);
     if (shares_p) bytes += t->block_rows * t->block_keys * size * s->p_parts;
     if (t->column_warps > 1) bytes += t->block_rows * t->column_warps * 4;
-    bytes += t->block_rows * (8 + (t->block_keys + 63) / 64 * 8) + WORK_BYTES;
-    if (s->paged) bytes += (t->slots / 2 + 1) * t->block_keys * 4;
-    return most(bytes, t->block_rows * v_row);
+    bytes += t->block_rows * (8 + (t->block_keys + 63) / 64 * 8);
+    bytes = most(bytes, t->block_rows * v_row) + WORK_BYTES;
+    return s->paged ? bytes + (t->slots / 2 + 1) * t->block_keys * 4 : bytes;
 }
 
 /* Of 90: Q, K, V, rows of the output, what is known of each row, tiles, and barriers. */
