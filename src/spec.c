@@ -93,8 +93,8 @@ static int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit 
 static int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* As the kernels lay it out: kernels/layout.cuh. Of 80: Q, the ring of K and V, P, the maxima that
- * warps exchange and what is known of each row, or in their place O; then what is known of the tile,
- * and pages of blocks of keys. */
+ * warps exchange and what is known of each row, or in their place O; then what is known of the
+ * tile, and pages of blocks of keys. */
 static int32_t shared_bytes_80(const spec *s, const spec_tile *t) {
     int32_t size = s->dtype == TALLOW_F32 ? 4 : 2;
     int32_t q_row = round_up(s->head_dim, 16) * size, v_row = round_up(s->head_dim_v, 16) * size;
