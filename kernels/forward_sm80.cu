@@ -40,7 +40,7 @@ INLINE void copy_queries(const forward_args &a, const work &w, uint32_t memory) 
 /* Of the steps of P V, 16 keys each, the one that a copy starts beside: not the first, so that
  * products run, but where P comes from shared memory and registers are needed for more of it; later
  * where O or P takes more registers, to have those of used weights. */
-constexpr bool wide_out = !tile::shares_p && tile::column_parts > 8;
+constexpr bool wide_out = tile::column_parts > 8;
 constexpr int copy_step = tile::shares_p                       ? 0
                           : tile::block_keys == 128            ? 4
                           : wide_out && tile::block_keys == 64 ? 2
