@@ -33,15 +33,10 @@ tallow_status tallow_copy_params(void *out, size_t size, size_t oldest, const vo
                                "params_size = %zu: byte %zu is not zero, but this version knows "
                                "%zu bytes; the rest must be zero",
                                params_size, i, size);
-    memset(out, 0, size);
-    memcpy(out, params, params_size < size ? params_size : size);
+    const size_t known = params_size < size ? params_size : size;
+    memcpy(out, params, known);
+    memset((char *)out + known, 0, size - known);
     return TALLOW_OK;
-}
-
-bool tallow_present(const tallow_tensor *t) {
-    bool present = t->data || t->dtype || t->reserved;
-    for (int i = 0; i < 4; i++) present = present || t->shape[i] || t->strides[i];
-    return present;
 }
 
 /* --------------------------------------------------------------------------------------------
@@ -115,7 +110,7 @@ static bool all_zero(const int64_t strides[4]) {
     return !(strides[0] || strides[1] || strides[2] || strides[3]);
 }
 
-static bool need_strides(const tallow_tensor *t, const tensor_rule *rule, int rank,
+static bool need_strides(const tallow_tensor *t, const tensor_rule *rule, int rank, bool strided,
                          int64_t strides[4]) {
     const bool contiguous = all_zero(t->strides);
     int64_t span = 1, reach = 0;
@@ -124,7 +119,7 @@ static bool need_strides(const tallow_tensor *t, const tensor_rule *rule, int ra
         int64_t step;
         span *= size ? size : 1;
         strides[i] = size > 1 ? stride : 0;
-        if (!tallow_need(size <= 1 || stride == 1 || i < rank - 1 || rule->strided,
+        if (!tallow_need(size <= 1 || stride == 1 || i < rank - 1 || strided,
                          "%s.strides[%d] = " INT ": must be 1, the last dimension is contiguous "
                          "(all strides 0: the whole tensor is)",
                          rule->name, i, stride) ||
@@ -150,25 +145,37 @@ static bool need_data(const tallow_tensor *t, const tensor_rule *rule, int rank,
     for (int i = 0; i < rank; i++) empty = empty || !t->shape[i];
     return tallow_need(t->data || empty || level == CHECK_SHAPES,
                        "%s.data is null: must point to %s", rule->name, rule->shape) &&
-           tallow_need((uintptr_t)t->data % (uintptr_t)dtype_sizes[t->dtype] == 0,
+           tallow_need(((uintptr_t)t->data & (uintptr_t)(dtype_sizes[t->dtype] - 1)) == 0,
                        "%s.data = %p: must be a multiple of %d, the size of its dtype", rule->name,
                        t->data, dtype_sizes[t->dtype]);
 }
 
+static bool need_tensor(tensor_view *out, const tallow_tensor *t, check_level level,
+                        const tensor_rule *rule, bool strided) {
+    *out = (tensor_view){.data = t->data ? t->data : nothing, .rank = rank_of(rule->shape)};
+    return tallow_need(tallow_present(t), "%s is absent: must be %s", rule->name, rule->shape) &&
+           tallow_need(!t->reserved, "%s.reserved = %d: must be 0", rule->name, (int)t->reserved) &&
+           need_dtype(t->dtype, rule) && need_shape(t, rule, out->rank) &&
+           need_strides(t, rule, out->rank, strided, out->strides) &&
+           need_data(t, rule, out->rank, level);
+}
+
 bool tallow_need_tensor(tensor_view *out, const tallow_tensor *t, check_level level,
-                        tensor_rule rule) {
-    *out = (tensor_view){.data = t->data ? t->data : nothing, .rank = rank_of(rule.shape)};
-    return tallow_need(tallow_present(t), "%s is absent: must be %s", rule.name, rule.shape) &&
-           tallow_need(!t->reserved, "%s.reserved = %d: must be 0", rule.name, (int)t->reserved) &&
-           need_dtype(t->dtype, &rule) && need_shape(t, &rule, out->rank) &&
-           need_strides(t, &rule, out->rank, out->strides) && need_data(t, &rule, out->rank, level);
+                        const tensor_rule *rule) {
+    return need_tensor(out, t, level, rule, false);
+}
+
+bool tallow_need_strided(tensor_view *out, const tallow_tensor *t, check_level level,
+                         const tensor_rule *rule) {
+    return need_tensor(out, t, level, rule, true);
 }
 
 /* --------------------------------------------------------------------------------------------
  * Views
  * ------------------------------------------------------------------------------------------ */
 
-bool tallow_need_rows(rows_view *out, const tallow_tensor *t, check_level level, tensor_rule rule) {
+bool tallow_need_rows(rows_view *out, const tallow_tensor *t, check_level level,
+                      const tensor_rule *rule) {
     tensor_view view;
     if (!tallow_need_tensor(&view, t, level, rule)) return false;
     const bool packed = view.rank == 3;
@@ -183,7 +190,7 @@ bool tallow_need_rows(rows_view *out, const tallow_tensor *t, check_level level,
 }
 
 bool tallow_need_lse(float **data, int64_t strides[2], const tallow_tensor *t, check_level level,
-                     tensor_rule rule) {
+                     const tensor_rule *rule) {
     tensor_view view;
     if (!tallow_need_tensor(&view, t, level, rule)) return false;
     const bool packed = view.rank == 2;
@@ -193,24 +200,23 @@ bool tallow_need_lse(float **data, int64_t strides[2], const tallow_tensor *t, c
     return true;
 }
 
-bool tallow_need_ints(int_view *out, const tallow_tensor *t, check_level level, tensor_rule rule) {
+bool tallow_need_ints(int_view *out, const tallow_tensor *t, check_level level,
+                      const tensor_rule *rule) {
     tensor_view view;
     *out = (int_view){0};
     if (!tallow_present(t)) return true;
-    rule.strided = true;
-    if (!tallow_need_tensor(&view, t, level, rule)) return false;
+    if (!tallow_need_strided(&view, t, level, rule)) return false;
     out->data = view.data;
     memcpy(out->stride, view.strides, sizeof out->stride);
     return true;
 }
 
 bool tallow_need_floats(float_view *out, const tallow_tensor *t, check_level level,
-                        tensor_rule rule) {
+                        const tensor_rule *rule) {
     tensor_view view;
     *out = (float_view){0};
     if (!tallow_present(t)) return true;
-    rule.strided = true;
-    if (!tallow_need_tensor(&view, t, level, rule)) return false;
+    if (!tallow_need_strided(&view, t, level, rule)) return false;
     out->data = view.data;
     memcpy(out->stride, view.strides, sizeof out->stride);
     return true;

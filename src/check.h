@@ -33,7 +33,6 @@ typedef struct {
     const char *shape; /* as tallow.h writes it: "(batch, heads)"; messages quote its words */
     int64_t sizes[4];  /* of each word */
     bool written;      /* then no two elements may share an address */
-    bool strided;      /* the last dimension need not be contiguous */
 } tensor_rule;
 
 #define RULE(field, set, text, ...)                                                                \
@@ -48,23 +47,31 @@ typedef struct {
 } tensor_view;
 
 /* False when every member is zero: the field was not given. */
-bool tallow_present(const tallow_tensor *t);
+static inline bool tallow_present(const tallow_tensor *t) {
+    int64_t any = (intptr_t)t->data | t->dtype | t->reserved;
+    for (int i = 0; i < 4; i++) any |= t->shape[i] | t->strides[i];
+    return any != 0;
+}
 
-/* A tensor that must be present. */
+/* A tensor that must be present; the last dimension must be contiguous, or may have any stride. */
 bool tallow_need_tensor(tensor_view *out, const tallow_tensor *t, check_level level,
-                        tensor_rule rule);
+                        const tensor_rule *rule);
+bool tallow_need_strided(tensor_view *out, const tallow_tensor *t, check_level level,
+                         const tensor_rule *rule);
 
 /* The same as rows: four words fill every stride; three are packed, the batch stride is 0. */
-bool tallow_need_rows(rows_view *out, const tallow_tensor *t, check_level level, tensor_rule rule);
+bool tallow_need_rows(rows_view *out, const tallow_tensor *t, check_level level,
+                      const tensor_rule *rule);
 
 /* The same as lse, strides over (batch, head); two words are packed, the batch stride is 0. */
 bool tallow_need_lse(float **data, int64_t strides[2], const tallow_tensor *t, check_level level,
-                     tensor_rule rule);
+                     const tensor_rule *rule);
 
 /* Optional vectors and matrices, of any strides; an absent one gives a view whose data is null. */
-bool tallow_need_ints(int_view *out, const tallow_tensor *t, check_level level, tensor_rule rule);
+bool tallow_need_ints(int_view *out, const tallow_tensor *t, check_level level,
+                      const tensor_rule *rule);
 bool tallow_need_floats(float_view *out, const tallow_tensor *t, check_level level,
-                        tensor_rule rule);
+                        const tensor_rule *rule);
 
 /* `out` may lie over `in` only element by element. */
 bool tallow_need_same_place(const char *out_name, const rows_view *out, const char *in_name,

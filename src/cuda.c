@@ -130,7 +130,8 @@ static tallow_status need_workspace(const run *r) {
 static tallow_status start(cuda_scope *scope, run *r, const problem *p, bool plan_only) {
     const bool queries = p->batch > 0 && p->rows_q > 0;
     const char *name = plan_only ? NULL : queries ? "q" : "k";
-    *r = (run){.p = p};
+    r->p = p;
+    r->forward = r->rows = NULL;
     tallow_status status =
         tallow_cuda_enter(scope, name, queries ? p->q.data : p->k.data, p->stream);
     return status ? status : tallow_cuda_plan_make(&r->plan, p, scope->gpu);

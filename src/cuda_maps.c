@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { CHUNK = 64, KEPT = 32 }; /* elements of a row in a box; maps that a thread keeps */
+enum { CHUNK = 64, SETS = 32, WAYS = 4 }; /* elements of a row in a box; maps that a thread keeps */
 
 /* Rows of heads as a tensor of `rank` dimensions, innermost first: elements of a row, then what
  * `dim` counts in steps of `stride` bytes. The driver wants no stride of 0, and reads none where
@@ -45,20 +45,30 @@ static cuda_tensor keys(const rows_arg *rows, int64_t width, const problem *p, i
     return t;
 }
 
-static tallow_status find_map(tensor_map *out, const cuda_tensor *t) {
-    static _Thread_local struct {
+typedef struct {
+    struct {
         cuda_tensor of;
         tensor_map map;
-    } kept[KEPT];
+    } kept[WAYS];
+    unsigned oldest;
+} map_set;
+
+/* A call's tensors may well fall into one set. */
+static tallow_status find_map(tensor_map *out, const cuda_tensor *t) {
+    static _Thread_local map_set sets[SETS];
     const uint64_t mixed = ((uintptr_t)t->data ^ t->dim[1] ^ t->dim[3] << 16) * 0x9e3779b97f4a7c15u;
-    const size_t at = mixed >> 59;
-    if (memcmp(&kept[at].of, t, sizeof *t)) {
-        tallow_status status = tallow_cuda_encode(&kept[at].map, t);
-        memset(&kept[at].of, 0, sizeof kept[at].of);
+    map_set *set = &sets[mixed >> 59];
+    unsigned at = 0;
+    while (at < WAYS && memcmp(&set->kept[at].of, t, sizeof *t)) at++;
+    if (at == WAYS) {
+        at = set->oldest;
+        memset(&set->kept[at].of, 0, sizeof set->kept[at].of);
+        tallow_status status = tallow_cuda_encode(&set->kept[at].map, t);
         if (status) return status;
-        kept[at].of = *t;
+        set->kept[at].of = *t;
+        set->oldest = (at + 1) % WAYS;
     }
-    *out = kept[at].map;
+    *out = set->kept[at].map;
     return TALLOW_OK;
 }
 

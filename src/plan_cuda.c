@@ -198,7 +198,7 @@ static void start_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) 
 static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     start_kernel(out, p, gpu);
     if (out->kernel.family == 90) fit_wgmma(out, p, gpu);
-    return tallow_spec_check(&out->kernel);
+    return out->tile.threads ? TALLOW_OK : tallow_spec_check(&out->kernel);
 }
 
 int tallow_cuda_plan_kernels(spec out[PLAN_KERNELS], const problem *p, const cuda_gpu *gpu) {

@@ -10,15 +10,16 @@ typedef tallow_attention_params params; /* our own copy of the caller's */
 
 #define UNLIMITED (INT64_MAX / 4)
 
-#define ROWS(field, dtypes, text, ...)                                                             \
-    tallow_need_rows(&p->field, &a->field, level, RULE(#field, dtypes, text, __VA_ARGS__))
-#define INTS(field, text, ...)                                                                     \
-    tallow_need_ints(&p->field, &a->field, level,                                                  \
-                     RULE(#field, DTYPE(TALLOW_I32), text, __VA_ARGS__))
-#define FLOATS(field, text, ...)                                                                   \
-    tallow_need_floats(&p->field, &a->field, level,                                                \
-                       RULE(#field, DTYPE(TALLOW_F32), text, __VA_ARGS__))
 #define GIVEN(field) tallow_present(&a->field)
+#define ROWS(field, dtypes, text, ...)                                                             \
+    tallow_need_rows(&p->field, &a->field, level, &RULE(#field, dtypes, text, __VA_ARGS__))
+/* Optional; as most calls give few, the rule is made when it is needed. */
+#define INTS(field, text, ...)                                                                     \
+    (!GIVEN(field) || tallow_need_ints(&p->field, &a->field, level,                                \
+                                       &RULE(#field, DTYPE(TALLOW_I32), text, __VA_ARGS__)))
+#define FLOATS(field, text, ...)                                                                   \
+    (!GIVEN(field) || tallow_need_floats(&p->field, &a->field, level,                              \
+                                         &RULE(#field, DTYPE(TALLOW_F32), text, __VA_ARGS__)))
 
 static bool need_range(const char *name, int64_t value, int64_t least, int64_t most) {
     return tallow_need(value >= least && value <= most, "%s = " INT ": must be " INT " to " INT,
@@ -97,7 +98,7 @@ static bool keys_and_values(problem *p, const params *a, check_level level) {
     v.sizes[last] = ANY;
     p->heads_kv = a->k.shape[last - 1];
     p->head_dim_v = a->v.shape[last];
-    return tallow_need_rows(&p->k, &a->k, level, k) && tallow_need_rows(&p->v, &a->v, level, v) &&
+    return tallow_need_rows(&p->k, &a->k, level, &k) && tallow_need_rows(&p->v, &a->v, level, &v) &&
            tallow_need(p->heads_kv >= 1 && p->heads % p->heads_kv == 0,
                        "k.shape[%d] = " INT ": heads_kv must divide q's heads, " INT, last - 1,
                        p->heads_kv, p->heads) &&
@@ -147,8 +148,8 @@ static bool outputs(problem *p, const params *a, check_level level) {
     }
     out.written = lse.written = true;
     p->out_dtype = a->out.dtype;
-    if (!tallow_need_rows(&p->out, &a->out, level, out) ||
-        (GIVEN(lse) && !tallow_need_lse(&p->lse, strides, &a->lse, level, lse)))
+    if (!tallow_need_rows(&p->out, &a->out, level, &out) ||
+        (GIVEN(lse) && !tallow_need_lse(&p->lse, strides, &a->lse, level, &lse)))
         return false;
     p->lse_batch_stride = strides[0];
     p->lse_head_stride = strides[1];

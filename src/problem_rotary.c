@@ -28,7 +28,7 @@ static bool need_no_angles(const tallow_rotary_angles *a) {
 static bool need_inv_freq(rotary_view *r, const tallow_tensor *t, check_level level) {
     const tensor_rule rule =
         RULE("rotary.inv_freq", DTYPE(TALLOW_F32), "(rotary_dim/2)", r->dim / 2);
-    if (!tallow_need_floats(&r->inv_freq, t, level, rule)) return false;
+    if (!tallow_need_floats(&r->inv_freq, t, level, &rule)) return false;
     for (int64_t i = 0; r->inv_freq.data && level == CHECK_DATA && i < r->dim / 2; i++) {
         const float value = r->inv_freq.data[i * r->inv_freq.stride[0]];
         if (!tallow_need(isfinite(value), "rotary.inv_freq[" INT "] = %g: must be finite", i,
@@ -43,10 +43,10 @@ static bool need_tables(rotary_view *r, const tallow_rotary_angles *a, check_lev
     tensor_view cos, sin;
     if (!tallow_present(&a->cos) && !tallow_present(&a->sin)) return true;
     if (!tallow_need_tensor(&cos, &a->cos, level,
-                            RULE("rotary.cos", ANY_FLOAT, shape, ANY, r->dim / 2)) ||
+                            &RULE("rotary.cos", ANY_FLOAT, shape, ANY, r->dim / 2)) ||
         !tallow_need_tensor(
             &sin, &a->sin, level,
-            RULE("rotary.sin", DTYPE(a->cos.dtype), shape, a->cos.shape[0], r->dim / 2)))
+            &RULE("rotary.sin", DTYPE(a->cos.dtype), shape, a->cos.shape[0], r->dim / 2)))
         return false;
     r->cos = cos.data;
     r->sin = sin.data;
@@ -127,6 +127,8 @@ bool tallow_need_positions(position_view *out, const tallow_tensor *t, const cha
     const int token = (r->mrope ? 1 : 0) + (packed ? 0 : 1); /* dimension of the tokens */
     tensor_rule rule;
     tensor_view view;
+    *out = (position_view){0};
+    if (!tallow_present(t)) return true;
     if (r->mrope && packed)
         rule = RULE(name, dtypes, "(3, total)", 3, rows);
     else if (r->mrope)
@@ -135,10 +137,7 @@ bool tallow_need_positions(position_view *out, const tallow_tensor *t, const cha
         rule = RULE(name, dtypes, "(total)", rows);
     else
         rule = RULE(name, dtypes, "(batch, seqlen)", batch, rows);
-    rule.strided = true;
-    *out = (position_view){0};
-    if (!tallow_present(t)) return true;
-    if (!tallow_need_tensor(&view, t, level, rule)) return false;
+    if (!tallow_need_strided(&view, t, level, &rule)) return false;
     out->data = view.data;
     out->dtype = t->dtype;
     out->row_stride = view.strides[token];
@@ -166,13 +165,13 @@ static bool rotated(rotary_problem *p, const tallow_rotary_params *a) {
     p->heads = shape[packed ? 1 : 2];
     p->head_dim = shape[packed ? 2 : 3];
     p->dtype = a->x.dtype;
-    return tallow_need_rows(&p->x, &a->x, CHECK_DATA, x) &&
+    return tallow_need_rows(&p->x, &a->x, CHECK_DATA, &x) &&
            tallow_need_ints(&p->cu_seqlens, &a->cu_seqlens, CHECK_DATA,
-                            RULE("cu_seqlens", DTYPE(TALLOW_I32), "(batch + 1)", p->batch + 1)) &&
+                            &RULE("cu_seqlens", DTYPE(TALLOW_I32), "(batch + 1)", p->batch + 1)) &&
            tallow_need(p->head_dim >= 2 && p->head_dim <= 1024,
                        "x.shape[%d] = " INT ": head_dim must be 2 to 1024", packed ? 2 : 3,
                        p->head_dim) &&
-           tallow_need_rows(&p->out, &a->out, CHECK_DATA, out) &&
+           tallow_need_rows(&p->out, &a->out, CHECK_DATA, &out) &&
            tallow_need_same_place("out", &p->out, "x", &p->x);
 }
 
@@ -181,7 +180,7 @@ static bool turned(rotary_problem *p, const tallow_rotary_params *a) {
            tallow_need_positions(&p->positions, &a->positions, "positions", &p->rotary, p->x_layout,
                                  p->batch, p->rows, CHECK_DATA) &&
            tallow_need_ints(&p->offset, &a->offset, CHECK_DATA,
-                            RULE("offset", DTYPE(TALLOW_I32), "(batch)", p->batch)) &&
+                            &RULE("offset", DTYPE(TALLOW_I32), "(batch)", p->batch)) &&
            tallow_need(!p->offset.data || !p->positions.data,
                        "offset is given: must be absent, as positions is given");
 }
@@ -235,10 +234,10 @@ static bool merged_rows(merge_problem *p, const tallow_merge_params *a) {
     p->seqlen_q = shape[packed ? 0 : 1];
     p->heads = shape[packed ? 1 : 2];
     p->head_dim_v = shape[packed ? 2 : 3];
-    return tallow_need_rows(&p->out_a, &a->out_a, CHECK_DATA, first) &&
+    return tallow_need_rows(&p->out_a, &a->out_a, CHECK_DATA, &first) &&
            tallow_need(p->head_dim_v >= 1, "out_a.shape[2] = 0: head_dim_v must be at least 1") &&
-           tallow_need_rows(&p->out_b, &a->out_b, CHECK_DATA, second) &&
-           tallow_need_rows(&p->out, &a->out, CHECK_DATA, result) &&
+           tallow_need_rows(&p->out_b, &a->out_b, CHECK_DATA, &second) &&
+           tallow_need_rows(&p->out, &a->out, CHECK_DATA, &result) &&
            tallow_need_same_place("out", &p->out, "out_a", &p->out_a) &&
            tallow_need_same_place("out", &p->out, "out_b", &p->out_b);
 }
@@ -258,15 +257,15 @@ static bool merged_lse(merge_problem *p, const tallow_merge_params *a) {
                             p->heads, p->seqlen_q);
     float *lse_a, *lse_b;
     if (packed) rule = RULE("lse_a", DTYPE(TALLOW_F32), "(heads, total_q)", p->heads, p->seqlen_q);
-    if (!tallow_need_lse(&lse_a, p->lse_a_stride, &a->lse_a, CHECK_DATA, rule)) return false;
+    if (!tallow_need_lse(&lse_a, p->lse_a_stride, &a->lse_a, CHECK_DATA, &rule)) return false;
     rule.name = "lse_b";
-    if (!tallow_need_lse(&lse_b, p->lse_b_stride, &a->lse_b, CHECK_DATA, rule)) return false;
+    if (!tallow_need_lse(&lse_b, p->lse_b_stride, &a->lse_b, CHECK_DATA, &rule)) return false;
     rule.name = "lse";
     rule.written = true;
     p->lse_a = lse_a;
     p->lse_b = lse_b;
     return !tallow_present(&a->lse) ||
-           (tallow_need_lse(&p->lse, p->lse_stride, &a->lse, CHECK_DATA, rule) &&
+           (tallow_need_lse(&p->lse, p->lse_stride, &a->lse, CHECK_DATA, &rule) &&
             need_same_lse(p, "lse_a", lse_a, p->lse_a_stride) &&
             need_same_lse(p, "lse_b", lse_b, p->lse_b_stride));
 }

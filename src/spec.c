@@ -27,6 +27,7 @@ int32_t tallow_spec_value(const spec *s, int i) {
 }
 
 static bool is_zero(const spec *s) {
+    if (s->family) return false;
     for (int i = 0; i < SPEC_AXES; i++)
         if (tallow_spec_value(s, i)) return false;
     return true;

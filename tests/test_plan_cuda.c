@@ -37,6 +37,7 @@ static cuda_plan plan_of(const tallow_attention_params *a, const cuda_gpu *gpu) 
     tallow_status status = tallow_problem_init(&p, a, sizeof *a, CHECK_SHAPES);
     if (!status) status = tallow_cuda_plan_make(&plan, &p, gpu);
     EXPECT(!status, "%s", tallow_last_error());
+    EXPECT(!tallow_spec_check(&plan.kernel), "%s", tallow_last_error());
     return plan;
 }
 
