@@ -18,9 +18,11 @@ typedef struct {
     bool read; /* some element of it exists */
 } pointer;
 
-static tallow_status need_device_memory(const pointer *pointers, int count, void *stream) {
+static tallow_status need_device_memory(cuda_scope *scope, const pointer *pointers, int count,
+                                        void *stream) {
     for (int i = 0; i < count; i++)
-        if (pointers[i].data && pointers[i].read && !tallow_cuda_knows(pointers[i].data, stream))
+        if (pointers[i].data && pointers[i].read &&
+            !tallow_cuda_knows(scope, pointers[i].data, stream))
             return tallow_fail(TALLOW_INVALID_ARGUMENT,
                                "%s.data = %p: must be memory of a GPU, as device = "
                                "TALLOW_DEVICE_CUDA",
@@ -28,7 +30,7 @@ static tallow_status need_device_memory(const pointer *pointers, int count, void
     return TALLOW_OK;
 }
 
-static tallow_status need_tensors(const problem *p) {
+static tallow_status need_tensors(cuda_scope *scope, const problem *p) {
     const bool some = p->batch > 0, queries = some && p->rows_q > 0, added = p->rows_new > 0;
     const bool keys = p->rows_k > 0 && (p->k_layout == LAYOUT_PACKED ||
                                         (p->k_layout == LAYOUT_PAGED ? p->pages : p->cache_rows));
@@ -55,7 +57,7 @@ static tallow_status need_tensors(const problem *p) {
         {"positions_k_new", p->positions_new.data, some && added},
         {"workspace", p->workspace, p->workspace_size > 0},
     };
-    return need_device_memory(pointers, sizeof pointers / sizeof *pointers, p->stream);
+    return need_device_memory(scope, pointers, sizeof pointers / sizeof *pointers, p->stream);
 }
 
 /* ---- attention ---- */
@@ -146,7 +148,7 @@ tallow_status tallow_cuda_attention(const problem *p) {
     run r;
     tallow_status status = start(&scope, &r, p, nothing_to_do(p));
     if (!status) status = need_workspace(&r);
-    if (!status) status = need_tensors(p);
+    if (!status) status = need_tensors(&scope, p);
     if (!status) status = find_kernels(&r, scope.gpu);
     if (!status) status = append(&r, scope.gpu);
     if (!status) status = forward(&r, scope.gpu);
@@ -223,7 +225,8 @@ tallow_status tallow_cuda_rotary(const rotary_problem *p) {
                            (long long)blocks);
     tallow_status status = start_rows(&scope, "x", p->x.data, p->stream, p->pack, &entries);
     if (!status)
-        status = need_device_memory(pointers, sizeof pointers / sizeof *pointers, p->stream);
+        status =
+            need_device_memory(&scope, pointers, sizeof pointers / sizeof *pointers, p->stream);
     if (!status) status = rotate(p, entries[ENTRY_ROTATE], blocks);
     tallow_cuda_leave(&scope);
     return status;
@@ -247,7 +250,8 @@ tallow_status tallow_cuda_merge(const merge_problem *p) {
         (unsigned)((items + MERGE_ROWS - 1) / MERGE_ROWS), {32, MERGE_ROWS}, 0, false};
     tallow_status status = start_rows(&scope, "out_a", p->out_a.data, p->stream, p->pack, &entries);
     if (!status)
-        status = need_device_memory(pointers, sizeof pointers / sizeof *pointers, p->stream);
+        status =
+            need_device_memory(&scope, pointers, sizeof pointers / sizeof *pointers, p->stream);
     tallow_cuda_merge_args(&args, p);
     if (!status) status = tallow_cuda_launch(entries[ENTRY_MERGE], shape, p->stream, &args);
     tallow_cuda_leave(&scope);

@@ -279,10 +279,11 @@ void tallow_cuda_find(cuda_facts *out) {
 
 /* The ordinal of the GPU that a pointer lies on; negative: the driver does not know the pointer,
  * which is no error to this one of its functions. */
-static int gpu_of(const void *pointer) {
-    int attribute = DEVICE_ORDINAL, ordinal = -1;
-    void *value = &ordinal;
-    if (driver.cuPointerGetAttributes(1, &attribute, &value, (uintptr_t)pointer)) return -1;
+static int gpu_of(cuda_scope *scope, const void *pointer) {
+    int attributes[] = {DEVICE_ORDINAL, RANGE_START, RANGE_SIZE}, ordinal = -1;
+    void *values[] = {&ordinal, &scope->start, &scope->size};
+    if (driver.cuPointerGetAttributes(3, attributes, values, (uintptr_t)pointer)) ordinal = -1;
+    if (ordinal < 0) scope->size = 0;
     return ordinal;
 }
 
@@ -299,8 +300,9 @@ static bool is_capturing(void *stream) {
     return !driver.cuStreamIsCapturing(stream, &state) && state == CAPTURE_ACTIVE;
 }
 
-bool tallow_cuda_knows(const void *pointer, void *stream) {
-    return gpu_of(pointer) >= 0 || is_capturing(stream);
+bool tallow_cuda_knows(cuda_scope *scope, const void *pointer, void *stream) {
+    return (uintptr_t)pointer - scope->start < scope->size || gpu_of(scope, pointer) >= 0 ||
+           is_capturing(stream);
 }
 
 int64_t tallow_cuda_room(const void *pointer) {
@@ -339,7 +341,7 @@ tallow_status tallow_cuda_enter(cuda_scope *scope, const char *name, const void 
     *scope = (cuda_scope){0};
     tallow_status status = need_driver();
     if (status) return status;
-    int ordinal = gpu_of(pointer);
+    int ordinal = gpu_of(scope, pointer);
     if (ordinal < 0 && (!name || is_capturing(stream))) ordinal = likely_gpu(stream);
     if (ordinal < 0)
         return tallow_fail(TALLOW_INVALID_ARGUMENT,

@@ -42,6 +42,7 @@ void tallow_cuda_find(cuda_facts *out);
 typedef struct {
     const cuda_gpu *gpu;
     bool pushed;
+    uint64_t start, size; /* the allocation that was found last: tensors often share one */
 } cuda_scope;
 
 /* The GPU that `pointer` lies on. When the driver does not know the pointer it is an error that
@@ -53,7 +54,7 @@ void tallow_cuda_leave(const cuda_scope *scope);
 
 /* Whether kernels may follow the pointer. While the stream is captured any will do: the driver does
  * not know memory that the graph is going to allocate. */
-bool tallow_cuda_knows(const void *pointer, void *stream);
+bool tallow_cuda_knows(cuda_scope *scope, const void *pointer, void *stream);
 
 /* Bytes from a pointer to the end of its allocation; 0: the driver does not know. Of a GPU that was
  * entered. */
