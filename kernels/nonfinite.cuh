@@ -81,14 +81,14 @@ INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, ui
     const int keys = least(tile::block_keys, w.seq.seqlen_k - first_key);
     _Pragma("unroll 1") for (int j = 0; j < keys; j++) {
         const char *row = value_row(a, w, first_key + j);
+        bool seen[tile::row_states];
         look_at(j);
+        UNROLL for (int i = 0; i < tile::row_states; i++) seen[i] = sees(i, j);
         UNROLL for (int n = 0; n < tile::column_parts; n++)
             UNROLL for (int c = 0; c < 2; c++) {
                 float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
-                if (value == 0) continue;
                 UNROLL for (int i = 0; i < tile::row_states; i++)
-                    if (sees(i, j))
-                        o[i / 2][n][i % 2 * 2 + c] += value;
+                    if (seen[i] & (value != 0)) o[i / 2][n][i % 2 * 2 + c] += value;
             }
     }
 }
