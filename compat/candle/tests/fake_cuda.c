@@ -48,13 +48,13 @@ FAKE(cuCtxPopCurrent_v2, void **out) { return *out = &context, SUCCESS; }
 FAKE(cuStreamGetCtx, void *stream, void **out) { return (void)stream, *out = &context, SUCCESS; }
 FAKE(cuStreamIsCapturing, void *stream, int *state) { return (void)stream, *state = 0, SUCCESS; }
 FAKE(cuPointerGetAttributes, unsigned count, int *which, void **values, address pointer) {
-    if (which[0] == DEVICE_ORDINAL) {
-        *(int *)values[0] = pointer ? 0 : -1;
-        return count != 1;
-    }
-    *(uint64_t *)values[0] = pointer;
-    *(uint64_t *)values[1] = fake.room;
-    return which[0] != RANGE_START || which[1] != RANGE_SIZE || count != 2;
+    for (unsigned i = 0; i < count; i++) switch (which[i]) {
+        case DEVICE_ORDINAL: *(int *)values[i] = pointer ? 0 : -1; break;
+        case RANGE_START: *(uint64_t *)values[i] = pointer; break;
+        case RANGE_SIZE: *(uint64_t *)values[i] = fake.room; break;
+        default: return 1;
+        }
+    return SUCCESS;
 }
 FAKE(cuLibraryLoadData, void **out, const void *image) { return *out = &handle, !image; }
 FAKE(cuLibraryGetKernel, void **out, void *library) { return *out = library, SUCCESS; }
