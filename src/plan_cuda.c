@@ -195,6 +195,7 @@ static void start_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) 
     if (out->why) leave_wgmma(out, p, out->why);
 }
 
+/* A kernel that has a tile exists: what else spec.def asks for is seen to above. */
 static tallow_status choose_kernel(cuda_plan *out, const problem *p, const cuda_gpu *gpu) {
     start_kernel(out, p, gpu);
     if (out->kernel.family == 90) fit_wgmma(out, p, gpu);
