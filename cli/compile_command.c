@@ -40,7 +40,7 @@ typedef struct {
 /* What a process says of a job, short enough for a pipe to keep in one piece. */
 typedef struct {
     int job, failed, compiled, spilled, serialized;
-    char text[3800]; /* why it failed */
+    char text[3800]; /* why it failed, or which kernel spills or is serialized */
 } answer;
 
 /* ---- what there is to compile ---- */
@@ -115,6 +115,7 @@ static void run_job(const request *r, const char *pack, const job *j, answer *a)
         if (!strcmp(line.name, "compiled")) a->compiled = atoi(line.value);
         if (!strcmp(line.name, "spilled")) a->spilled = atoi(line.value);
         if (!strcmp(line.name, "serialized")) a->serialized = atoi(line.value);
+        if (!strcmp(line.name, "slow")) snprintf(a->text, sizeof a->text, "%s", line.value);
     }
 }
 
@@ -145,7 +146,7 @@ static bool collect(FILE *in, const job_list *list, atomic_int *next, answer *su
         }
         if (a.spilled + a.serialized > 0) {
             progress_end();
-            fprintf(stderr, "tallow compile: %s for %s:%s%s\n", j->kernel, j->arch,
+            fprintf(stderr, "tallow compile: %s for %s:%s%s\n", a.text, j->arch,
                     a.spilled ? " spills registers" : "", a.serialized ? " serializes" : "");
         }
         sum->failed |= a.failed;

@@ -290,8 +290,8 @@ TALLOW_API tallow_status tallow_attention_describe(const tallow_attention_params
  * pointer counts as aligned to 16 bytes. Threads and processes may add to one file at a time.
  *
  * `text` tells, one "name value" per line, which kernel it is and how many were compiled, how many
- * of those spill registers, and how many have products serialized. Without a pack nothing is
- * compiled. */
+ * of those spill registers, how many have products serialized, and after `slow` the last of either.
+ * Without a pack nothing is compiled. */
 TALLOW_API tallow_status tallow_attention_compile(const tallow_attention_params *params,
                                                   size_t params_size, const char *arch, char *text,
                                                   size_t text_size);

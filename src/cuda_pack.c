@@ -43,6 +43,7 @@ static tallow_status find_gpu(const char *arch, cuda_gpu *gpu) {
 
 typedef struct {
     int compiled, spilled, serialized;
+    char slow[SPEC_KEY]; /* the last that spills or is serialized */
 } counts;
 
 static tallow_status compile(const spec *s, const cuda_gpu *gpu, cuda_code *code) {
@@ -70,6 +71,7 @@ static tallow_status add(const spec *s, const cuda_gpu *gpu, const char *pack, c
         n->compiled++;
         n->spilled += code.spills;
         n->serialized += code.serialized;
+        if (code.spills || code.serialized) tallow_spec_key(s, n->slow);
     }
     return status;
 }
@@ -96,7 +98,8 @@ tallow_status tallow_cuda_pack(const problem *p, const char *arch, char *text, s
     if (p->pack && !status) status = add(&rows_program, &gpu, p->pack, &n);
     if (status) return status;
     tallow_spec_key(forward, key);
-    snprintf(text, text_size, "arch %s\nkernel %s\ncompiled %d\nspilled %d\nserialized %d\n", arch,
-             key, n.compiled, n.spilled, n.serialized);
+    snprintf(text, text_size, "arch %s\nkernel %s\ncompiled %d\nspilled %d\nserialized %d\n%s%s%s",
+             arch, key, n.compiled, n.spilled, n.serialized, n.slow[0] ? "slow " : "", n.slow,
+             n.slow[0] ? "\n" : "");
     return TALLOW_OK;
 }

@@ -132,6 +132,15 @@ foreach(told IN ITEMS spill serialize)
   file(REMOVE ${out}/kernels.pack)
 endforeach()
 
+# Of a call's kernels, the one that spills is named.
+set(telling ${cuda} FAKE_NVRTC=spill FAKE_NVRTC_ONLY=-DSPEC_large=1)
+run_in(telling 0 ${compile} --arch sm_90a)
+expect_text(stderr " large=1 ")
+if(stderr MATCHES " large=0 ")
+  message(FATAL_ERROR "only large=1 spills: ${stderr}")
+endif()
+file(REMOVE ${out}/kernels.pack)
+
 # ---- command lines, disks and signals ----
 
 refuses(cuda 2 "accepted: one of them" ${some} --cases --all)

@@ -1,5 +1,6 @@
 /* A stand-in for NVRTC: "compiles" at once, to the text of its options. What it then says, the
- * environment variable FAKE_NVRTC tells: spill, serialize, fail, die, slow. */
+ * environment variable FAKE_NVRTC tells: spill, serialize, fail, die, slow; with FAKE_NVRTC_ONLY to
+ * kernels that have this option alone. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,12 +43,13 @@ int nvrtcCreateProgram(program **out, const char *text, const char *name, int he
 }
 
 int nvrtcCompileProgram(program *p, int count, const char *const *options) {
-    const char *told = getenv("FAKE_NVRTC");
+    const char *told = getenv("FAKE_NVRTC"), *only = getenv("FAKE_NVRTC_ONLY");
     if (!told) told = "";
     if (!strcmp(told, "die")) _exit(3);
     if (!strcmp(told, "slow")) sleep(1);
     for (int i = 0; i < count; i++)
         strncat(p->image, options[i], sizeof p->image - strlen(p->image) - 1);
+    if (only && !strstr(p->image, only)) told = "";
     snprintf(p->log, sizeof p->log, "%s0 bytes spill stores, %d bytes spill loads\n",
              strcmp(told, "serialize") ? "" : "wgmma.mma_async instructions are serialized\n",
              strcmp(told, "spill") ? 0 : 16);
