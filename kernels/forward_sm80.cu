@@ -98,9 +98,6 @@ INLINE void attend(out_block &o, softmax_state &state, const forward_args &a, co
         look_at(block - 1); /* the next, beside the last products */
     }
     wait_copies<0>(); /* without a block of keys, Q may still be on its way */
-    if (!w.careful) return;
-    for (int block = w.blocks.end - 1; block >= w.blocks.begin; block--)
-        if (!within(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
 }
 
 /* A part of a tile. */
@@ -119,6 +116,9 @@ INLINE void compute(const forward_args &a, work &w, uint32_t memory) {
         if (threadIdx.x == 0) w.careful = true;
     }
     finish_tile(o, state, a, w, scale, memory);
+    if (!w.careful) return;
+    __syncthreads();
+    put_back(a, w);
 }
 
 extern "C" __global__ void __launch_bounds__(tile::threads, tile::blocks)

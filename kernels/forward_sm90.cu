@@ -146,14 +146,6 @@ INLINE void leave_keys(place &at) {
     if (at.block == at.begin) at.q.release();
 }
 
-/* Of a careful tile, what was taken out of V. */
-INLINE void put_back(const place &at, out_block &o, const forward_args &a, const work &w,
-                     uint32_t memory) {
-    const int last = same_for_all(at.slot->shares[at.group].sees.blocks.end) - 1;
-    _Pragma("unroll 1") for (int block = last; block >= at.begin; block--)
-        if (!within(w.clean, block)) add_nonfinite(o, a, w, memory, block * tile::block_keys);
-}
-
 /* Whether sums have left the range in which they and weights are as good as others. */
 INLINE bool overflows(const softmax_state &state, const work &w) {
     bool some = false;
@@ -179,11 +171,15 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
         store_floats(o, a, w);
     } else {
         row_zeros zeros = {0, 0};
-        if (tile::stages_out && copied_out(t, w))
-            copy_rows_out(o, factor, zeros, t, slot, careful, memory);
+        if (tile::stages_out)
+            write_staged(o, factor, zeros, t, slot, careful, memory);
         else
             store_quads(o, factor, zeros, a, w, slot.end);
         redo |= slot.end.hides && any_nonfinite(zeros, w);
+    }
+    if (careful) {
+        __syncwarp();
+        put_back(a, w);
     }
     if (!careful && __any_sync(~0u, redo) && lane_id() == 0) ask_again(slot);
     leave_slot(at.tiles);
@@ -299,7 +295,6 @@ INLINE void compute(const forward_tma_args &t, uint32_t memory) {
         finish_products(s, o, p);
         at.v.release_to_both();
         pass_blocks(at.k, at.v, at.behind);
-        if (at.careful) put_back(at, o, a, at.slot->w, memory);
     };
 
     while (tile_slot *slot = next_tile(at)) {

@@ -1,10 +1,12 @@
 /* A weight of 0 times inf or NaN is NaN, so that a value that some rows see would leak to the rows
  * of the tile that must not see it. This is too rare to look for: a tile whose output is not finite
  * is computed once more, carefully. Then every inf and NaN of V in a masked block of keys is taken
- * out, and in the end added to the rows that see it: whatever their weight, the sum is the same. */
+ * out, and in the end added to the written rows that see it: whatever their weight, the sum is the
+ * same. */
 #ifndef NONFINITE_CUH
 #define NONFINITE_CUH
 
+#include "elements.cuh"
 #include "scores.cuh"
 
 INLINE bool any_nonfinite(const out_block &o, const work &w) {
@@ -58,38 +60,64 @@ INLINE const char *value_row(const forward_args &a, const work &w, int key) {
     return w.v + at.x * a.v.batch_stride + at.y * a.v.row_stride;
 }
 
-/* Adds what was taken out of a block of keys to the rows that see it. */
-INLINE void add_nonfinite(out_block &o, const forward_args &a, const work &w, uint32_t memory,
-                          int first_key) {
-#if SPEC_family == 90
-    uint32_t rows; /* a bit for each that sees the key */
-    const auto look_at = [&](int j) {
-        rows = 0;
-        UNROLL for (int i = 0; i < tile::row_states; i++)
-            rows |= (uint32_t)(keys_of_row(a, w, i, first_key + j) & 1) << i;
-    };
-    const auto sees = [&](const int i, int) { return rows >> i & 1; };
-#else
-    const auto look_at = [](int) {};
-    const auto sees = [&](const int i, int j) {
-        return noted(memory, row_in_tile(i), j / 64) >> j % 64 & 1;
-    };
-    __syncthreads();
-    note_visible(a, w, memory, first_key);
-    __syncthreads();
-#endif
-    const int keys = least(tile::block_keys, w.seq.seqlen_k - first_key);
-    _Pragma("unroll 1") for (int j = 0; j < keys; j++) {
-        const char *row = value_row(a, w, first_key + j);
-        bool seen[tile::row_states];
-        look_at(j);
-        UNROLL for (int i = 0; i < tile::row_states; i++) seen[i] = sees(i, j);
-        UNROLL for (int n = 0; n < tile::column_parts; n++)
-            UNROLL for (int c = 0; c < 2; c++) {
-                float value = nonfinite_value(row, out_part(n) * 8 + lane_id() % 4 * 2 + c);
-                UNROLL for (int i = 0; i < tile::row_states; i++)
-                    if (seen[i] & (value != 0)) o[i / 2][n][i % 2 * 2 + c] += value;
+/* ---- putting back ---- */
+
+/* A bit for each of 32 keys from this one on, up to `end`: its value has inf or NaN. */
+INLINE uint32_t nonfinite_keys(const forward_args &a, const work &w, int first_key, int end) {
+    const int key = first_key + lane_id();
+    bool any = false;
+    if (key < end) {
+        const char *row = value_row(a, w, key);
+        _Pragma("unroll 4") for (int column = 0; column < spec::head_dim_v; column++)
+            any |= nonfinite_value(row, column) != 0;
+    }
+    return __ballot_sync(~0u, any);
+}
+
+/* Where a row of the tile, or of its part, is written, and as what. */
+INLINE char *written_row(const forward_args &a, const work &w, int row) {
+    if (w.parts > 1) return (char *)(partial_of(a, w, w.part) + row * spec::head_dim_v);
+    return tile_row(a, rows_of_tile(a, w, a.out), a.out, row);
+}
+INLINE int written_dtype(const forward_args &a, const work &w) {
+    return w.parts > 1 ? DTYPE_F32 : a.out_dtype;
+}
+
+/* Adds inf and NaN of a row of V to those rows from `first` on that have a bit. */
+INLINE void add_nonfinite(const forward_args &a, const work &w, const char *value_row, int first,
+                          uint32_t rows) {
+    const int dtype = written_dtype(a, w);
+    _Pragma("unroll 1") for (int column = lane_id(); column < spec::head_dim_v; column += 32) {
+        const float value = nonfinite_value(value_row, column);
+        if (value == 0) continue;
+        _Pragma("unroll 1") for (uint32_t left = rows; left; left &= left - 1) {
+            char *row = written_row(a, w, first + __ffs(left) - 1);
+            store_element(row, dtype, column, load_element(row, dtype, column) + value);
+        }
+    }
+}
+
+/* Of a careful tile, what was taken out of V is added to the rows that see it, once those are
+ * written: by each warp to as many of them. On sm_90 they are those that it has written itself. */
+INLINE void put_back(const forward_args &a, const work &w) {
+    constexpr int rows = tile::block_rows / (tile::threads / 32);
+    static_assert(rows <= 32, "a lane for each");
+    const int first = thread_id() / 32 * rows, row = first + lane_id();
+    const int position = position_of(a, w.seq, w.row_begin + row);
+    const bool exists = lane_id() < rows && row < w.rows;
+    _Pragma("unroll 1") for (int block = w.blocks.begin; block < w.blocks.end; block++) {
+        const int begin = block * tile::block_keys;
+        const int end = least(begin + tile::block_keys, w.seq.seqlen_k);
+        if (within(w.clean, block)) continue;
+        _Pragma("unroll 1") for (int key = begin; key < end; key += 32) {
+            _Pragma("unroll 1") for (uint32_t left = nonfinite_keys(a, w, key, end); left;
+                                     left &= left - 1) {
+                const int at = key + __ffs(left) - 1;
+                const bool sees =
+                    exists && (visible_keys(a, w.b, w.seq.seqlen_k, position, at) & 1);
+                add_nonfinite(a, w, value_row(a, w, at), first, __ballot_sync(~0u, sees));
             }
+        }
     }
 }
 

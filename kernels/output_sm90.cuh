@@ -146,19 +146,39 @@ INLINE void start_rows(const forward_tma_args &t, const tile_slot &slot, uint32_
     commit_boxes();
 }
 
-/* Once the warp's rows before have left their place; and arrived, if these are the same. */
-INLINE void copy_rows_out(const out_block &o, const row_values &factor, row_zeros &zeros,
-                          const forward_tma_args &t, const tile_slot &slot, const bool careful,
-                          uint32_t memory) {
+/* Rows that the warp's lanes write, in pieces of 8 elements. */
+INLINE void store_rows(const forward_args &a, const tile_slot &slot, uint32_t memory) {
+    const int pieces = spec::head_dim_v / 8, first = row_warp() * WARP_ROWS;
+    const tile_rows rows = {slot.end.out, (uint32_t)slot.w.row_begin};
+    const int count = slot.w.rows;
+    _Pragma("unroll 2") for (int i = lane_id(); i < WARP_ROWS * pieces; i += 32) {
+        const int row = first + i / pieces, piece = i % pieces;
+        if (row >= count) break;
+        const uint32_t chunk = memory + layout::out + piece / 8 * tile::block_rows * 128;
+        *(uint4 *)(tile_row(a, rows, a.out, row) + piece * 16) =
+            shared_chunk(chunk + row * 128 + ((piece ^ row) % 8 << 4));
+    }
+}
+
+/* Once the warp's rows before have left their place; and arrived, if these are the same. Those of a
+ * careful tile are not copied: they are read again. */
+INLINE void write_staged(const out_block &o, const row_values &factor, row_zeros &zeros,
+                         const forward_tma_args &t, const tile_slot &slot, const bool careful,
+                         uint32_t memory) {
     if (careful)
         wait_boxes();
     else
         wait_boxes_read();
     __syncwarp();
     stage_rows(o, factor, zeros, memory);
-    release_to_copies();
-    __syncwarp();
-    start_rows(t, slot, memory);
+    if (!careful && copied_out(t, slot.w)) {
+        release_to_copies();
+        __syncwarp();
+        start_rows(t, slot, memory);
+    } else {
+        __syncwarp();
+        store_rows(t.forward, slot, memory);
+    }
 }
 
 #endif

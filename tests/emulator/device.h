@@ -48,6 +48,7 @@ inline float __int_as_float(int x) { return emulator::bits_as<float>(x); }
 inline uint32_t __float_as_uint(float x) { return emulator::bits_as<uint32_t>(x); }
 inline int __float_as_int(float x) { return emulator::bits_as<int>(x); }
 inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+inline int __ffs(uint32_t x) { return __builtin_ffs((int)x); }
 inline int __vimax3_s32(int a, int b, int c) { return a > b ? (a > c ? a : c) : b > c ? b : c; }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint64_t)a * b >> 32; }
 inline void sincospi(double x, double *sine, double *cosine) {
