@@ -46,7 +46,8 @@ INLINE bool has_ended(uint32_t barrier, uint32_t parity) {
  *
  * Both work on row blocks next to each other, against the same keys: each copies half of a block of
  * keys to both. A slot is empty when both have left it. The first of them leads: it finds tiles for
- * both, and leaves of tiles and wishes to compute one again go to it. */
+ * both. The other's scheduler tells it when a tile has been left there, and wishes to compute one
+ * again go to it. */
 #if SPEC_pairs == 1
 #define TOGETHER __cluster_dims__(2, 1, 1)
 INLINE int rank_in_pair() {
@@ -64,7 +65,11 @@ INLINE void arrive_at(uint32_t barrier, int rank) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_of(barrier, rank))
                  : "memory");
 }
-/* What was written before shows to the leader. */
+/* At a barrier of this block, or the leader's; what was written before shows to both. */
+INLINE void arrive_for_both(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cta.b64 _, [%0];" ::"r"(barrier)
+                 : "memory");
+}
 INLINE void arrive_at_leader(uint32_t barrier) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
                      address_of(barrier, 0))
@@ -93,7 +98,8 @@ INLINE void meet() {
 #define TOGETHER
 INLINE int rank_in_pair() { return 0; }
 INLINE void arrive_at(uint32_t barrier, int) { arrive(barrier); }
-INLINE void arrive_at_leader(uint32_t barrier) { arrive(barrier); }
+INLINE void arrive_for_both(uint32_t barrier) { arrive(barrier); }
+INLINE void arrive_at_leader(uint32_t) {}
 INLINE void wait_for_both(uint32_t barrier, uint32_t parity) { wait_phase(barrier, parity); }
 INLINE void set_at_leader(int &x, int value) { x = value; }
 INLINE void send(uint32_t, uint32_t, int, int) {}

@@ -332,7 +332,8 @@ tallow_forward(const __grid_constant__ forward_tma_args t) {
                 init_barrier(memory + at + (slots + i) * 8, releases);
             }
         };
-        init(layout::tile_barriers, layout::tile_slots, 32, together * 32 * (consumer_warps + 2));
+        const int other = together - 1 - rank_in_pair(); /* its scheduler, at the leader */
+        init(layout::tile_barriers, layout::tile_slots, 32, 32 * (consumer_warps + 2) + other);
         init_barrier(memory + layout::need_barrier, 1);
         init(layout::q_barriers, tile::q_slots, 1, consumer_warps);
         init(layout::k_barriers, layout::stages, 1, together * consumer_warps);

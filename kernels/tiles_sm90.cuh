@@ -52,7 +52,7 @@ INLINE tile_slot &slot_of(const tile_ring &tiles) {
 
 /* By all lanes, each for what it has read. */
 INLINE void leave_slot(tile_ring &tiles) {
-    arrive_at_leader(tiles.empty());
+    arrive_for_both(tiles.empty());
     tiles.next();
 }
 
@@ -192,8 +192,10 @@ INLINE order decide(const forward_tma_args &t, const tile_ring &tiles, tile_slot
     return next;
 }
 
-/* By the other block of a pair. */
+/* By the other block of a pair, once its slot has come back, too. */
 INLINE order hear(const tile_ring &tiles, uint32_t memory) {
+    wait_for_both(tiles.empty(), tiles.parity() ^ 1);
+    if (lane_id() == 0 && tiles.passed >= layout::tile_slots) arrive_at_leader(tiles.empty());
     const uint32_t barrier = memory + layout::told_barriers + tiles.slot() * 8;
     const uint32_t told = memory + layout::told + tiles.slot() * 8;
     if (lane_id() == 0) arrive_and_expect(barrier, 8);
