@@ -139,7 +139,11 @@ def main():
     tree.mkdir(parents=True)
     for part in PARTS:
         source = ROOT / part
-        (shutil.copytree if source.is_dir() else shutil.copy2)(source, tree / part)
+        # as new files: a kept build must not take one for what a mutation before left
+        if source.is_dir():
+            shutil.copytree(source, tree / part, copy_function=shutil.copy)
+        else:
+            shutil.copy(source, tree / part)
     builds = {}
     survivors = 0
     for m in table:
