@@ -38,6 +38,17 @@ template <class word> static word read(uint32_t address) {
     return x;
 }
 
+/* ---- launches that overlap ---- */
+
+static bool overlaps;
+static std::vector<bool> waited; /* threads for the launch before */
+
+static void need_wait(const char *why) {
+    if (overlaps && !waited[(size_t)thread_together()]) fail(why);
+}
+void wait_for_launch_before() { waited[(size_t)thread_together()] = true; }
+void allow_next_launch() { need_wait("griddepcontrol.launch_dependents before the wait"); }
+
 /* ---- cp.async: a copy is made at once or at the wait ---- */
 
 struct chunk {
@@ -55,6 +66,7 @@ static void finish(const chunk &c) {
     memcpy(to, c.from, (size_t)c.read);
 }
 static void start(const chunk &c) {
+    if (c.read) need_wait("cp.async before griddepcontrol.wait");
     if (random_below(2))
         finish(c);
     else
@@ -173,6 +185,7 @@ static void start(const void *map, uint32_t shared, uint32_t barrier, const int 
 }
 
 void start_box(uint32_t to, const void *map, uint32_t barrier, const int *at, int rank) {
+    need_wait("a bulk copy before griddepcontrol.wait");
     start(map, to, barrier, at, rank, -1);
 }
 void start_box_out(const void *map, uint32_t from, const int *at, int rank) {
@@ -312,7 +325,9 @@ namespace emulator {
 
 using namespace instruction;
 
-void start_blocks(unsigned threads) {
+void start_blocks(unsigned threads, bool may_overlap) {
+    overlaps = may_overlap;
+    waited.assign(threads, false);
     memset(unreleased, 0, sizeof unreleased);
     written.assign(threads, {});
     groups.assign(threads, std::deque<std::vector<chunk>>(1));

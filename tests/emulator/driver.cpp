@@ -254,6 +254,7 @@ ENTRY cuLaunchKernelEx(const launch_config *c, void *function, void **args, void
                                 {c->block[0], c->block[1]},
                                 c->shared_bytes,
                                 *k->together,
+                                c->count > 0, /* the one attribute that is used: programmatic */
                                 seed ? strtoull(seed, nullptr, 0) : 0};
     if (l.blocks % l.together || threads % 32 || threads > 1024 || !l.blocks || c->grid[1] != 1 ||
         c->grid[2] != 1 || c->block[2] != 1 || l.shared_bytes > (unsigned)gpu().shared_kib << 10)

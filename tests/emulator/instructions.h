@@ -75,6 +75,11 @@ inline void store_four(uint32_t address, uint32_t x, uint32_t y, uint32_t z, uin
     note_write(address, emulator::thread_together());
 }
 
+/* In a launch that may begin before the one before it has ended, threads copy, and allow the next
+ * to begin, after they have waited. */
+EMULATOR void wait_for_launch_before();
+EMULATOR void allow_next_launch();
+
 EMULATOR void copy_16(uint32_t to, const void *from, int read);
 EMULATOR void copy_4(uint32_t to, const void *from);
 EMULATOR void commit_copies();

@@ -202,7 +202,7 @@ static void run_cluster() {
     memset(memory, 0xff, sizeof memory);
     memset(barriers, 0, sizeof barriers);
     cluster_barrier = {};
-    start_blocks((unsigned)warps.size() * 32);
+    start_blocks((unsigned)warps.size() * 32, current_launch->overlaps);
     for (unsigned i = 0; i < warps.size(); i++) {
         warps[i].arrived = warps[i].done = 0;
         for (unsigned lane = 0; lane < 32; lane++)

@@ -66,6 +66,7 @@ struct launch {
     void (*entry)(const void *);
     const void *args;
     unsigned blocks, threads[2], shared_bytes, together; /* the last: blocks of a cluster */
+    bool overlaps; /* it may begin before the one before it has ended */
     uint64_t seed;
 };
 void run(const launch &l);
