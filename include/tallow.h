@@ -273,7 +273,9 @@ TALLOW_API tallow_status tallow_attention(const tallow_attention_params *params,
 TALLOW_API tallow_status tallow_attention_workspace(const tallow_attention_params *params,
                                                     size_t params_size, size_t *bytes);
 
-/* Makes the coming call ready (compiles and loads its kernels), runs nothing. */
+/* Makes the coming call ready (compiles and loads its kernels), runs nothing. One that differs in
+ * more than its data, if only in its lengths, may take other kernels, which a pack holds as well:
+ * see tallow_attention_compile. */
 TALLOW_API tallow_status tallow_attention_prepare(const tallow_attention_params *params,
                                                   size_t params_size);
 
