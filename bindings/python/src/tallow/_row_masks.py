@@ -82,7 +82,7 @@ def _steps(first: Any, end: Any, seqlen_q: int, window: int) -> Any:
     step = np.where(stays & (end[1:] == end[:-1]), _SAME, 0)
     step[grows & (fills | slides)] = _CAUSAL
     step[np.arange(1, len(first)) % seqlen_q == 0] = 0  # another sequence of the batch
-    return [0, *step.tolist()]
+    return np.concatenate([[0], step])
 
 
 def runs(rows: Tensor) -> list[Runs]:
@@ -95,12 +95,18 @@ def runs(rows: Tensor) -> list[Runs]:
     window = int((end - first)[1:][sliding].max(initial=0))
     starts: list[int] = []
     kinds: list[int] = []
-    for i, step in enumerate(_steps(first, end, seqlen_q, window)):
+    steps = _steps(first, end, seqlen_q, window)
+    alike = np.flatnonzero(np.diff(steps, prepend=-1, append=-1)).tolist()
+    for i, after in zip(alike[:-1], alike[1:]):  # rows [i, after) follow in one way
+        step = int(steps[i])
         if step and kinds[-1] in (0, step):
             kinds[-1] = step
-        else:
+        elif step:
             starts.append(i)
-            kinds.append(0)
+            kinds.append(step if after > i + 1 else 0)
+        else:
+            starts.extend(range(i, after))
+            kinds.extend([0] * (after - i))
     bounds = np.array([*starts, batch * seqlen_q])
     kind = np.where(np.array(kinds) == _CAUSAL, _CAUSAL, _SAME)  # a row alone sees its interval
     made = []
