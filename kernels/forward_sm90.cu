@@ -182,8 +182,9 @@ INLINE void leave_tile(place &at, out_block &o, softmax_state state, const forwa
     if (careful) {
         __syncwarp();
         put_back(a, w);
+    } else if (__any_sync(~0u, redo) && lane_id() == 0) {
+        ask_again(slot);
     }
-    if (!careful && __any_sync(~0u, redo) && lane_id() == 0) ask_again(slot);
     leave_slot(at.tiles);
 }
 

@@ -173,7 +173,6 @@ struct order {
 /* A slot has come back: what is next. The other block of a pair is told. */
 INLINE order decide(const forward_tma_args &t, const tile_ring &tiles, tile_slot &slot, int item,
                     uint32_t memory) {
-    wait_for_both(tiles.empty(), tiles.parity() ^ 1);
     if (t.forward.counts && tiles.passed > 0)
         wait_phase(memory + layout::need_barrier, tiles.passed - 1 & 1);
     const int again = __any_sync(~0u, slot.redo);
@@ -192,9 +191,8 @@ INLINE order decide(const forward_tma_args &t, const tile_ring &tiles, tile_slot
     return next;
 }
 
-/* By the other block of a pair, once its slot has come back, too. */
+/* By the other block of a pair, whose slot has come back, too. */
 INLINE order hear(const tile_ring &tiles, uint32_t memory) {
-    wait_for_both(tiles.empty(), tiles.parity() ^ 1);
     if (lane_id() == 0 && tiles.passed >= layout::tile_slots) arrive_at_leader(tiles.empty());
     const uint32_t barrier = memory + layout::told_barriers + tiles.slot() * 8;
     const uint32_t told = memory + layout::told + tiles.slot() * 8;
@@ -225,6 +223,7 @@ INLINE void schedule(const forward_tma_args &t, uint32_t memory) {
     if (t.forward.sequences.cu_seqlens_q.data) look_at(finder, t.forward, 0, 0);
     while (item >= -layout::tile_slots) {
         tile_slot &slot = slot_of(tiles);
+        wait_for_both(tiles.empty(), tiles.parity() ^ 1);
         const order next = rank_in_pair() == 0 ? decide(t, tiles, slot, item, memory)
                                                : hear(tiles, memory);
         const bool again = next.again;
